@@ -1,0 +1,128 @@
+"""One image-text pair: read from a tar shard as raw bytes, then checked and parsed, pictures still encoded.
+
+Members are grouped by WebDataset's rule: `a/b.jpg` and `a/b.json` belong to the sample with the key `a/b`.
+Nothing is unpickled and no picture is decoded here, so that rejecting a sample costs only the reading of its bytes.
+"""
+
+import io
+import json
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+from webdataset.gopen import gopen
+from webdataset.tariterators import group_by_keys, tar_file_iterator
+
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "ppm", "bmp")
+
+RawSample = dict[str, Any]
+"""A sample as it lies in the shard: `__key__`, `__url__`, and for each extension the member's bytes."""
+
+
+class BadSample(ValueError):
+    """A sample that can't be used; `cause` is a short name to count by."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image-text pair.
+
+    Attributes:
+        key: WebDataset's `__key__`.
+        image: the encoded picture (JPEG, PNG, ...).
+        captions: one or more captions, none of them empty.
+        meta: the `.json` member, or an empty dict.
+    """
+
+    key: str
+    image: bytes
+    captions: tuple[str, ...]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+def read_shard(url: str, on_bad: Callable[[str], None] | None = None) -> Iterator[RawSample]:
+    """Read a tar shard member by member, one sample at a time, in the order of the file.
+
+    Args:
+        url: a path, or any address that WebDataset opens.
+        on_bad: is told the cause when the shard ends early or is no tar; without it the error is raised.
+
+    Yields:
+        Raw samples. A sample that is cut off by the end of a truncated tar is not yielded.
+
+    Raises:
+        BadSample: the shard can't be read to its end, and `on_bad` is None.
+    """
+    try:
+        with gopen(url) as stream:
+            # Streams of http and cloud addresses have no name; only the path matters for grouping.
+            members = ({**member, "__url__": url} for member in tar_file_iterator(stream))
+            yield from group_by_keys(members)
+    except (tarfile.TarError, EOFError) as error:
+        if on_bad is None:
+            raise BadSample("truncated or damaged tar") from error
+        on_bad("truncated or damaged tar")
+
+
+def image_bytes(raw: RawSample) -> bytes:
+    """The encoded picture of a raw sample.
+
+    Raises:
+        BadSample: there is none.
+    """
+    for extension in IMAGE_EXTENSIONS:
+        if extension in raw:
+            return raw[extension]
+    raise BadSample("no picture")
+
+
+def check_image_header(image: bytes) -> None:
+    """Read a picture's header, which costs microseconds and finds most files that are no pictures.
+
+    Raises:
+        BadSample: the bytes are no picture that Pillow knows.
+    """
+    try:
+        with Image.open(io.BytesIO(image)):
+            pass
+    except Exception as error:  # Pillow raises many kinds, OSError, SyntaxError and ValueError among them
+        raise BadSample("undecodable picture") from error
+
+
+def parse_sample(raw: RawSample) -> Sample:
+    """Check a raw sample and take it apart.
+
+    Captions are, in this order of preference, the JSON list `captions`, the `.txt` member, the JSON string `caption`.
+
+    Raises:
+        BadSample: no picture, no caption, a caption that is not UTF-8, or JSON that can't be read.
+    """
+    image = image_bytes(raw)
+    meta: dict[str, Any] = {}
+    if "json" in raw:
+        try:
+            meta = json.loads(raw["json"])
+        except ValueError as error:  # UnicodeDecodeError and JSONDecodeError both
+            raise BadSample("unreadable JSON") from error
+        if not isinstance(meta, dict):
+            raise BadSample("unreadable JSON")
+    captions: list[Any] = []
+    if isinstance(meta.get("captions"), list):
+        captions = meta["captions"]
+    elif "txt" in raw:
+        try:
+            captions = [raw["txt"].decode("utf-8")]
+        except UnicodeDecodeError as error:
+            raise BadSample("caption is not UTF-8") from error
+    elif meta.get("caption") is not None:
+        captions = [meta["caption"]]
+    texts = tuple(text.strip() for text in captions if isinstance(text, str) and text.strip())
+    if not texts:
+        raise BadSample("no caption")
+    return Sample(key=raw["__key__"], image=image, captions=texts, meta=meta)

@@ -1,0 +1,1 @@
+"""Configuration: Hydra groups, their typed schema, and the command line."""

@@ -1,0 +1,1 @@
+"""Models: open_clip towers, losses, optimisers, checkpoints."""
