@@ -234,7 +234,7 @@ class _EpochDataset(IterableDataset[Batch]):
         stream, config = self.stream, self.stream.config
         info = get_worker_info()
         number, workers = (info.id, info.num_workers) if info else (0, 1)
-        # Batch n of the rank is made by worker n % workers, and the loader asks its process 0 first, also after a resume.
+        # Worker n % workers makes batch n of the rank, and the loader asks its process 0 first, also after a resume.
         worker = (number + self.skip) % workers
         todo = pieces(
             self.counts, config.seed, self.epoch, config.batch_size, config.rank, config.world, worker, workers

@@ -1,0 +1,193 @@
+"""The command line: overrides checked and completed before Hydra sees them, errors told in one sentence.
+
+Hydra's grammar rejects an unquoted `{` or `=` inside a value, which a brace pattern of shards and many paths have; such
+values are quoted here. Unknown keys and choices are answered with the nearest valid name.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, cast
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, ConfigTypeError, OmegaConfBaseException, ValidationError
+
+from balance.errors import UserError
+from conf.schema import Config
+
+CONF = Path(__file__).resolve().parent
+
+
+def quote_override(override: str) -> str:
+    """Quote the value of an override that Hydra's grammar would reject, and leave all others as they are."""
+    key, equals, value = override.partition("=")
+    if not equals or key.startswith("-") or _parses(override):
+        return override
+    if value.startswith("[") and value.endswith("]"):
+        value = "[" + ",".join(_quote(part.strip()) for part in _split(value[1:-1])) + "]"
+    else:
+        value = _quote(value)
+    return f"{key}={value}"
+
+
+def _parses(override: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(override)
+    except HydraException:
+        return False
+    return True
+
+
+def _quote(value: str) -> str:
+    if _parses(f"key={value}"):
+        return value
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _split(text: str) -> Iterator[str]:
+    """Split at commas that lie outside braces."""
+    depth, start = 0, 0
+    for at, letter in enumerate(text):
+        depth += (letter == "{") - (letter == "}")
+        if letter == "," and depth == 0:
+            yield text[start:at]
+            start = at + 1
+    yield text[start:]
+
+
+def groups() -> dict[str, list[str]]:
+    """The configuration groups and their choices."""
+    folders = sorted(path for path in CONF.iterdir() if path.is_dir() and any(path.glob("*.yaml")))
+    skip = {"words", "world"}
+    return {f.name: sorted(p.stem for p in f.glob("*.yaml")) for f in folders if f.name not in skip}
+
+
+def all_keys(config: Any, prefix: str = "") -> Iterator[str]:
+    """All dotted keys of a configuration."""
+    if isinstance(config, DictConfig):
+        for key in config:
+            path = f"{prefix}{key}"
+            yield path
+            yield from all_keys(config._get_node(key), f"{path}.")
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    names = list(names)
+    near = get_close_matches(name, names, n=3, cutoff=0.6)
+    if not near:  # the right key in the wrong group is a common slip
+        last = name.rsplit(".", 1)[-1]
+        near = [full for full in names if full.rsplit(".", 1)[-1] == last][:3]
+    if not near:
+        near = get_close_matches(name, names, n=3, cutoff=0.4)
+    return f"did you mean {' or '.join(near)}?" if near else "python train.py --help lists all."
+
+
+def compose_raw(overrides: list[str], config_name: str = "train") -> DictConfig:
+    """Compose a configuration; no type is checked yet.
+
+    Raises:
+        UserError: an unknown key or choice, with the nearest valid name, or an override that can't be read.
+    """
+    overrides = [quote_override(o) for o in overrides]
+    known = groups()
+    choices = []
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        if key in known and override[0] not in "~":
+            if value not in known[key] and value not in ("null", ""):
+                raise UserError(f"{key}={value}: the group {key} has no such choice; {_nearest(value, known[key])}")
+            choices.append(override)
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        defaults = hydra.compose(config_name, choices)
+        for override in overrides:
+            if override.startswith(("+", "~", "hydra")):
+                continue
+            key, equals, _ = override.partition("=")
+            if not equals:
+                raise UserError(f"{override!r} is no override; write key=value. {_nearest(override, known)}")
+            if key not in known and not _exists(defaults, key):
+                raise UserError(f"Unknown key {key}; {_nearest(key, [*all_keys(defaults), *known])}")
+        try:
+            return hydra.compose(config_name, overrides)
+        except HydraException as error:
+            raise UserError(f"The overrides can't be applied: {' '.join(str(error).split())[:400]}") from error
+
+
+def _exists(config: DictConfig, key: str) -> bool:
+    node: Any = config
+    for part in key.split("."):
+        if not isinstance(node, DictConfig) or part not in node:
+            return isinstance(node, DictConfig) and False
+        node = node._get_node(part)
+    return True
+
+
+def to_config(raw: DictConfig) -> Config:
+    """Check a composed configuration against the schema and resolve it.
+
+    Raises:
+        UserError: a key that does not exist, a value of the wrong type, or one that must be given and is not.
+    """
+    try:
+        content = {key: raw._get_node(key) for key in raw if key not in ("experiment", "hydra")}
+        typed = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(content))
+        missing = OmegaConf.missing_keys(typed)
+        if missing:
+            key = sorted(missing)[0]
+            raise UserError(f"{key} must be given: add {key}=... to the command.")
+        OmegaConf.resolve(typed)
+    except ConfigKeyError as error:
+        schema = list(all_keys(OmegaConf.structured(Config)))
+        key = str(error.full_key)
+        raise UserError(f"Unknown key {key}; {_nearest(key, schema)}") from error
+    except (ValidationError, ConfigTypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{error.full_key}: {reason}.") from error
+    except OmegaConfBaseException as error:
+        raise UserError(f"The configuration can't be resolved: {' '.join(str(error).split())[:400]}") from error
+    return cast(Config, OmegaConf.to_object(typed))
+
+
+def compose(overrides: list[str], config_name: str = "train") -> Config:
+    """Compose and check a configuration from overrides, as the command line does.
+
+    Raises:
+        UserError: see `compose_raw` and `to_config`.
+    """
+    return to_config(compose_raw(overrides, config_name))
+
+
+def fail(error: Exception) -> int:
+    """Tell the user what is wrong; the exit status."""
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+
+
+def launch(task: Callable[[Config], int | None], config_name: str = "train") -> None:
+    """Run a task with the configuration that the command line asks for, then exit with its status.
+
+    Overrides are checked first. Hydra's own flags (`--help`, `--cfg job`, `--multirun`, ...) work as usual.
+    """
+    sys.argv[1:] = [arg if arg.startswith("-") else quote_override(arg) for arg in sys.argv[1:]]
+    overrides = [arg for arg in sys.argv[1:] if not arg.startswith("-")]
+    if not {"-m", "--multirun", "-h", "--help", "--hydra-help"} & set(sys.argv[1:]):
+        try:
+            compose_raw(overrides, config_name)
+        except UserError as error:
+            sys.exit(fail(error))
+
+    def run(raw: DictConfig) -> None:
+        try:
+            status = task(to_config(raw))
+        except UserError as error:
+            status = fail(error)
+        if status:
+            sys.exit(status)
+
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(run)()

@@ -1,0 +1,106 @@
+"""The typed configuration: every key there is, with its default's type. An unknown key or a wrong type is an error."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+
+@dataclass
+class DataConfig:
+    """Where the pairs are and how they are read."""
+
+    name: str = MISSING
+    root: str | None = None  # a folder that other paths of the group may refer to
+    train: Any = MISSING  # a folder, a glob, a brace pattern, an address, or a list of these
+    eval: Any = None  # image-text shards for retrieval, given the same way
+    batch_size: int = 256  # per process
+    workers: int = 1  # loader processes per training process; 0 reads in the training process
+    shuffle: int = 2000  # samples in the shuffle buffer of each worker
+    scale: tuple[float, float] = (0.9, 1.0)  # share of the picture's area that a training crop keeps
+    fast_decode: bool = False  # scaled JPEG decoding: faster, another filter; never used in evaluation
+    max_bad: float = 0.05  # share of unusable samples at which a run stops
+    allow_pipe: bool = False  # let `pipe:` addresses run shell commands
+
+
+@dataclass
+class ModelConfig:
+    """What is trained."""
+
+    name: str = MISSING  # an open_clip name, `local-dir:<folder>`, or any name if `config` is given
+    pretrained: str | None = None  # an open_clip tag or a file of weights
+    config: dict[str, Any] | None = None  # open_clip `model_cfg`, to build a model from scratch
+    preprocess: dict[str, Any] | None = None  # open_clip `preprocess_cfg`
+    loss: str | None = None  # clip or siglip; by default what the model is made for
+    context_length: int | None = None  # tokens per text, if other than the model's own
+
+
+@dataclass
+class OptimConfig:
+    """AdamW."""
+
+    name: str = MISSING
+    lr: float = MISSING  # peak learning rate
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.98
+    eps: float = 1e-6
+    grad_clip: float | None = 1.0  # largest norm of the gradient
+
+
+@dataclass
+class ScheduleConfig:
+    """How long, and how the learning rate moves."""
+
+    name: str = MISSING
+    epochs: int = MISSING
+    epoch_samples: int | None = None  # samples in an epoch, over all processes; by default one pass over the data
+    warmup: float = 0.1  # share of all steps
+    final_lr: float = 0.0  # share of the peak learning rate at the end
+
+
+@dataclass
+class EvalConfig:
+    """What is measured after every epoch."""
+
+    name: str = MISSING
+    root: str | None = None  # a folder that the paths of the sets may refer to
+    batch_size: int = 256
+    every: int = 1  # epochs
+    bootstrap: int = 1000  # resamples behind an interval
+    sets: dict[str, Any] = field(default_factory=dict)  # name -> {path, ...}
+    evaluators: dict[str, Any] = field(default_factory=dict)  # name -> {kind, set, ...}
+    headline: dict[str, Any] = field(default_factory=dict)  # what the summary shows: label -> metric
+
+
+@dataclass
+class TrackConfig:
+    """Where metrics go beside `metrics.jsonl`."""
+
+    name: str = MISSING
+    wandb: str = "offline"  # offline, online, or disabled
+    project: str = "counterbalance"
+    entity: str | None = None
+    every: int = 20  # steps between two rows of training metrics
+
+
+@dataclass
+class Config:
+    """One run."""
+
+    name: str | None = None  # name of the run and of its folder; made up if not given
+    runs: str = "runs"  # folder of all runs
+    seed: int = 0
+    resume: bool = False  # go on from the run's last checkpoint
+    overwrite: bool = False  # delete a run of the same name first
+    precision: str = "auto"  # fp32, bf16, fp16; auto: bf16 where the machine gains from it
+    device: str = "auto"  # auto, cpu or cuda
+    keep_checkpoints: int = 2
+    data: DataConfig = field(default_factory=DataConfig)
+    attributes: dict[str, Any] = field(default_factory=dict)  # checked by balance.attributes
+    balance: dict[str, Any] = field(default_factory=dict)  # checked by balance.problem
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    track: TrackConfig = field(default_factory=TrackConfig)

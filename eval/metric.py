@@ -1,0 +1,37 @@
+"""One measured value, as every evaluator gives it and every file and page shows it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A value with what is needed to judge it.
+
+    Attributes:
+        name: dotted by slashes, such as `parity_scenes/mean_parity`.
+        value: the estimate.
+        low: lower end of the 95 % interval, or None where there is none.
+        high: upper end.
+        count: number of images (or pairs) behind it.
+        prompts: the texts that were compared, a few words each.
+    """
+
+    name: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    count: int | None = None
+    prompts: str | None = None
+
+    def row(self, **place: Any) -> dict[str, Any]:
+        """A JSON-ready row: where the run stood (`step`, `epoch`, `samples`), then the metric."""
+        optional = {"count": self.count, "prompts": self.prompts}
+        return {
+            **place,
+            "name": self.name,
+            "value": self.value,
+            "low": self.low,
+            "high": self.high,
+            **{key: value for key, value in optional.items() if value is not None},
+        }

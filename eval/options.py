@@ -1,0 +1,71 @@
+"""Checks of evaluators' options, told in one sentence before a run starts."""
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from balance.errors import UserError
+from eval.sets import EvalSet
+
+
+def options(name: str, config: Mapping[str, Any], needed: set[str], optional: set[str]) -> None:
+    """Check that an evaluator has the options it needs and no others.
+
+    Raises:
+        UserError: an option is missing or unknown.
+    """
+    known = needed | optional | {"kind", "set"}
+    for key in config:
+        if key not in known:
+            near = get_close_matches(key, known, n=1, cutoff=0.0)
+            raise UserError(
+                f"eval.evaluators.{name}.{key} is not an option of {config['kind']}; did you mean {near[0]}?"
+            )
+    for key in sorted(needed):
+        if config.get(key) is None:
+            raise UserError(f"eval.evaluators.{name}.{key} must be given for the kind {config['kind']}.")
+
+
+def prompt_lists(name: str, prompts: Any, at_least: int) -> dict[str, list[str]]:
+    """Read prompts given as `group: prompt` or `group: [prompt, ...]`.
+
+    Raises:
+        UserError: fewer groups than needed, or one without a prompt.
+    """
+    found = {str(k): [v] if isinstance(v, str) else [str(p) for p in v or ()] for k, v in dict(prompts).items()}
+    if len(found) < at_least or not all(found.values()):
+        raise UserError(f"eval.evaluators.{name}.prompts needs at least {at_least} groups, each with a prompt.")
+    return found
+
+
+def fill_templates(name: str, templates: Sequence[str], words: Mapping[str, Sequence[str]]) -> list[list[str]]:
+    """Put each concept's words into each template at `{c}`; a list of prompts per concept.
+
+    Raises:
+        UserError: a template has no `{c}`.
+    """
+    for template in templates:
+        if "{c}" not in template:
+            raise UserError(f"eval.evaluators.{name}: the template {template!r} has no {{c}} to put a name in.")
+    return [[template.replace("{c}", word) for template in templates for word in group] for group in words.values()]
+
+
+def need_field(name: str, data: EvalSet, field: str) -> None:
+    """Check that a set has a label.
+
+    Raises:
+        UserError: no sample has it; the sentence lists what there is.
+    """
+    if not any(label.get(field) is not None for label in data.labels):
+        known = sorted({key for label in data.labels for key in label})
+        raise UserError(
+            f"eval.evaluators.{name}: no sample of the set {data.name} has the label {field!r}; "
+            f"it has {', '.join(known) or 'none'}."
+        )
+
+
+def words_of(concepts: Any) -> dict[str, list[str]]:
+    """Read concepts given as a list of names or as `name: word` or `name: [word, ...]`."""
+    if isinstance(concepts, Mapping):
+        return {str(k): [v] if isinstance(v, str) else [str(w) for w in v] for k, v in concepts.items()}
+    return {str(concept): [str(concept)] for concept in concepts}

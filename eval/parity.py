@@ -1,0 +1,73 @@
+"""Representation bias of a model: which of several groups its scores prefer on pictures that show none of them.
+
+Source: *CLIP the Bias* (Alabdulmohsin et al., ICLR 2024), mean parity E[p(man) - p(woman)], with p the softmax over the
+groups' prompts; *SigLIP 2* (Tschannen et al., 2025) reports the share of pictures that prefer one, minus one half.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from eval.embed import Embedder
+from eval.metric import Metric
+from eval.options import need_field, options, prompt_lists
+from eval.sets import EvalSet
+from eval.stats import Floats, mean_interval, statistic_interval
+
+
+class Parity:
+    """Mean parity and share form over a set.
+
+    Options:
+        prompts: group -> prompt or list of prompts; with two groups, parity is that of the first over the second.
+        by: a label; the mean parity is then also given for each of its values.
+
+    With two groups: `mean_parity` = E[p_1 - p_2], `share` = |share preferring the first - 1/2|. With k groups:
+    `rb` = max_k |E[p_k] - 1/k|, and the mean probability of each.
+    """
+
+    def __init__(self, name: str, config: dict[str, Any], data: EvalSet) -> None:
+        self.name, self.data = name, data
+        options(name, config, {"prompts"}, {"by"})
+        self.prompts = prompt_lists(name, config["prompts"], at_least=2)
+        self.by = config.get("by")
+        if self.by:
+            need_field(name, data, self.by)
+
+    def __call__(self, embed: Embedder, rng: np.random.Generator, resamples: int) -> Iterator[Metric]:
+        """Measure a model."""
+        groups = list(self.prompts)
+        p = embed.probabilities(embed.images(self.data), list(self.prompts.values())).numpy()
+        texts = " | ".join(prompts[0] for prompts in self.prompts.values())
+        if len(groups) == 2:
+            yield from self._binary(p, texts, rng, resamples)
+        else:
+            yield from self._many(p, groups, texts, rng, resamples)
+
+    def _binary(self, p: Floats, texts: str, rng: np.random.Generator, resamples: int) -> Iterator[Metric]:
+        difference = p[:, 0] - p[:, 1]
+        yield Metric(
+            f"{self.name}/mean_parity", *mean_interval(difference, rng, resamples), count=len(p), prompts=texts
+        )
+        prefers = (difference > 0) + 0.5 * (difference == 0)
+        value, low, high = statistic_interval([prefers[:, None]], lambda m: np.abs(m[0] - 0.5), rng, resamples)
+        yield Metric(f"{self.name}/share", float(value[0]), float(low[0]), float(high[0]), len(p), texts)
+        if self.by:
+            labels = np.array([str(label.get(self.by)) for label in self.data.labels])
+            for value_of in sorted(set(labels)):
+                part = difference[labels == value_of]
+                name = f"{self.name}/mean_parity[{self.by}={value_of}]"
+                yield Metric(name, *mean_interval(part, rng, resamples), count=len(part), prompts=texts)
+
+    def _many(
+        self, p: Floats, groups: list[str], texts: str, rng: np.random.Generator, resamples: int
+    ) -> Iterator[Metric]:
+        def gap(means: list[Floats]) -> Floats:
+            return np.abs(means[0] - 1 / len(groups)).max(axis=1, keepdims=True)
+
+        value, low, high = statistic_interval([p], gap, rng, resamples)
+        yield Metric(f"{self.name}/rb", float(value[0]), float(low[0]), float(high[0]), len(p), texts)
+        for column, group in enumerate(groups):
+            name = f"{self.name}/probability[{group}]"
+            yield Metric(name, *mean_interval(p[:, column], rng, resamples), count=len(p), prompts=texts)

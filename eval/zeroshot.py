@@ -1,0 +1,69 @@
+"""Zero-shot classification: the class whose prompts lie nearest to the picture."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from balance.errors import UserError
+from eval.embed import Embedder
+from eval.metric import Metric
+from eval.options import fill_templates, need_field, options, words_of
+from eval.sets import EvalSet
+from eval.stats import Floats, mean_interval, statistic_interval
+
+
+class ZeroShot:
+    """Top-1, top-5 and mean per-class accuracy with prompt-ensembled class features.
+
+    Options:
+        label: the JSON field with the class; by default the `.cls` number of CLIP_benchmark's layout.
+        classes: names, or value of the label -> words; by default the set's `classnames.txt`.
+        templates: prompts with `{c}`; by default those of the set, or else "a photo of a {c}".
+
+    Samples without the label are left out. A set that holds pictures of some of the classes only is still compared with
+    all of them.
+    """
+
+    def __init__(self, name: str, config: dict[str, Any], data: EvalSet) -> None:
+        self.name, self.data = name, data
+        options(name, config, set(), {"label", "classes", "templates"})
+        label = config.get("label") or "cls"
+        need_field(name, data, label)
+        if config.get("classes"):
+            classes = words_of(config["classes"])
+        elif data.classnames:
+            classes = {str(number): [word] for number, word in enumerate(data.classnames)}
+        else:
+            raise UserError(
+                f"eval.evaluators.{name}.classes must be given, since the set {data.name} has no classnames.txt."
+            )
+        numbers = {key: number for number, key in enumerate(classes)}
+        self.prompts = fill_templates(name, config.get("templates") or data.templates or ["a photo of a {c}"], classes)
+        self.rows = np.array([i for i, known in enumerate(data.labels) if str(known.get(label)) in numbers], dtype=int)
+        if not len(self.rows):
+            raise UserError(
+                f"eval.evaluators.{name}: no sample of the set {data.name} has a {label} among its classes."
+            )
+        self.truth = np.array([numbers[str(data.labels[i][label])] for i in self.rows])
+
+    def __call__(self, embed: Embedder, rng: np.random.Generator, resamples: int) -> Iterator[Metric]:
+        """Measure a model."""
+        scores = (embed.images(self.data)[self.rows] @ embed.prompts(self.prompts).T).numpy()
+        own = scores[np.arange(len(scores)), self.truth][:, None]
+        # Ties rank before the right class, so that a constant model gets no credit.
+        rank = (scores >= own).sum(axis=1) - 1
+        first = (rank < 1).astype(float)
+        text = self.prompts[0][0]
+        yield Metric(f"{self.name}/top1", *mean_interval(first, rng, resamples), count=len(rank), prompts=text)
+        if len(self.prompts) > 5:
+            five = (rank < 5).astype(float)
+            yield Metric(f"{self.name}/top5", *mean_interval(five, rng, resamples), count=len(rank), prompts=text)
+        groups = [first[self.truth == c][:, None] for c in np.unique(self.truth)]
+
+        def mean_of_means(means: list[Floats]) -> Floats:
+            return np.mean(means, axis=0)
+
+        value, low, high = statistic_interval(groups, mean_of_means, rng, resamples)
+        name = f"{self.name}/mean_per_class"
+        yield Metric(name, float(value[0]), float(low[0]), float(high[0]), len(rank), text)
