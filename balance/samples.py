@@ -9,12 +9,13 @@ import json
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any, cast
 
 from PIL import Image
 from webdataset.gopen import gopen
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
+TRUNCATED = "truncated or damaged tar"
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "ppm", "bmp")
 
 RawSample = dict[str, Any]
@@ -54,20 +55,48 @@ def read_shard(url: str, on_bad: Callable[[str], None] | None = None) -> Iterato
         on_bad: is told the cause when the shard ends early or is no tar; without it the error is raised.
 
     Yields:
-        Raw samples. A sample that is cut off by the end of a truncated tar is not yielded.
+        Raw samples, each known to be whole: of a truncated tar, the last that was begun is not among them.
 
     Raises:
         BadSample: the shard can't be read to its end, and `on_bad` is None.
     """
+    begun: RawSample | None = None  # held back until the next one starts or the tar ends as it should
     try:
         with gopen(url) as stream:
-            # Streams of http and cloud addresses have no name; only the path matters for grouping.
-            members = ({**member, "__url__": url} for member in tar_file_iterator(stream))
-            yield from group_by_keys(members)
+            tail = _Tail(stream)
+            members = ({**member, "__url__": url} for member in tar_file_iterator(cast(Any, tail)))
+            for sample in group_by_keys(members):
+                if begun is not None:
+                    yield begun
+                begun = sample
+            if not tail.ends_well():
+                raise tarfile.ReadError("no end-of-archive mark")
+        if begun is not None:
+            yield begun
     except (tarfile.TarError, EOFError) as error:
         if on_bad is None:
-            raise BadSample("truncated or damaged tar") from error
-        on_bad("truncated or damaged tar")
+            raise BadSample(TRUNCATED) from error
+        on_bad(TRUNCATED)
+
+
+class _Tail:
+    """A stream that remembers its end: tarfile takes a cut between two members for the end of the archive."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream, self.first, self.last = stream, b"", b""
+
+    def read(self, size: int = -1) -> bytes:
+        """Read as the stream does."""
+        data = self.stream.read(size)
+        self.first = self.first or data[:6]
+        self.last = data[-512:] if len(data) >= 512 else (self.last + data)[-512:]
+        return data
+
+    def ends_well(self) -> bool:
+        """Whether the stream ends in a block of zeros, as every tar does; compressed ones check themselves."""
+        while self.read(1 << 16):
+            pass
+        return self.last == bytes(512) or self.first.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ"))
 
 
 def image_bytes(raw: RawSample) -> bytes:
@@ -95,10 +124,14 @@ def check_image_header(image: bytes) -> None:
         raise BadSample("undecodable picture") from error
 
 
-def parse_sample(raw: RawSample) -> Sample:
+def parse_sample(raw: RawSample, need_caption: bool = True) -> Sample:
     """Check a raw sample and take it apart.
 
     Captions are, in this order of preference, the JSON list `captions`, the `.txt` member, the JSON string `caption`.
+
+    Args:
+        raw: from `read_shard`.
+        need_caption: false for labelled pictures, such as faces with JSON labels, which have none.
 
     Raises:
         BadSample: no picture, no caption, a caption that is not UTF-8, or JSON that can't be read.
@@ -123,6 +156,6 @@ def parse_sample(raw: RawSample) -> Sample:
     elif meta.get("caption") is not None:
         captions = [meta["caption"]]
     texts = tuple(text.strip() for text in captions if isinstance(text, str) and text.strip())
-    if not texts:
+    if need_caption and not texts:
         raise BadSample("no caption")
     return Sample(key=raw["__key__"], image=image, captions=texts, meta=meta)
