@@ -1,0 +1,57 @@
+"""keep="auto": the largest keep rate, at most 1, at which every constraint holds.
+
+All constraints of M4 are homogeneous in q, so what holds at one rate holds at every lower one, and the largest rate
+is a linear programme in q' = q / Q:
+
+    maximise  Q sum_c p_c q'_c   subject to  sum_c p_c q'_c a_c <= 0,  0 <= q' <= 1.
+
+It is solved as min 1/2 sum p (q' - tau)^2 under the same constraints, with the machinery of `balance.dual`: from some
+finite tau on this has a solution of the programme as its own (Mangasarian and Meyer, "Nonlinear perturbation of linear
+programs", 1979). Any prices v bound the rate from above by Q sum_c p_c [1 - a_c . v / tau]_+, so the answer comes with
+a bound on its error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balance.dual import Dual, maximise
+from balance.system import System
+
+Floats = NDArray[np.float64]
+TAUS = (2.0, 10.0, 100.0, 1e3, 1e4)
+
+
+@dataclass(frozen=True)
+class LargestRate:
+    """The largest rate at which the held constraints hold, between two bounds."""
+
+    low: float
+    high: float
+
+
+def largest_rate(system: System, cap: float, held: NDArray[np.bool_], tolerance: float = 1e-7) -> LargestRate:
+    """Solve the linear programme over the constraints in `held`; stops where a rate of 1 is reached.
+
+    Args:
+        system: constraints and cells.
+        cap: Q.
+        held: (J,) which constraints must hold.
+        tolerance: relative distance of the bounds at which to stop.
+    """
+    v = np.zeros(system.size)
+    upper = np.where(held, np.inf, 0.0)
+    low, high, before = 0.0, np.inf, 1.0
+    for tau in TAUS:
+        dual = Dual(system, np.full(system.p.size, tau), 1.0, upper, fixed_mean=False)
+        x, _ = maximise(dual, np.append(v * (tau / before), 0.0), gap=np.inf, warm=tau > TAUS[0])
+        v, before = x[:-1], tau
+        pull = dual.pull(v)
+        low = max(low, cap * float(system.p @ np.clip(pull, 0.0, 1.0)))
+        high = min(high, cap * float(system.p @ np.maximum(pull / tau, 0.0)))
+        if low >= 1.0 or high - low <= tolerance * high or high < 1e-9:
+            break
+    return LargestRate(min(low, high), high)

@@ -1,0 +1,141 @@
+"""Solve M4: choose the keep rate, find the prices, and hand back a plan with its certificate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balance.autokeep import largest_rate
+from balance.cells import Cells
+from balance.dual import HOLDS, Dual, maximise, settle_mean
+from balance.errors import UserError
+from balance.plan import Plan, make_plan
+from balance.problem import Problem, suggest
+from balance.system import FLOOR, System, build_system
+
+Floats = NDArray[np.float64]
+METHODS = ("dual", "cvxpy", "stochastic")
+SET_ASIDE_DISCOUNT = 10.0  # times V for what can hold, where something else cannot
+
+
+@dataclass(frozen=True, eq=False)
+class Rates:
+    """What a method found, in the data's units.
+
+    Attributes:
+        q: (n,) rates.
+        v: (J,) prices.
+        mu: price of the keep rate.
+        keep: eta.
+        prices: (J,) V_j, the top of each price.
+        set_aside: (J,) constraints that cannot hold at any rate that `keep="auto"` may choose.
+    """
+
+    q: Floats
+    v: Floats
+    mu: float
+    keep: float
+    prices: Floats
+    set_aside: NDArray[np.bool_]
+
+
+def solve(
+    cells: Cells,
+    problem: Problem,
+    method: str = "dual",
+    *,
+    gap: float = 1e-6,
+    warm_start: Plan | None = None,
+    **options: Any,
+) -> Plan:
+    """Balance `cells` as `problem` asks.
+
+    Args:
+        cells: the data.
+        problem: targets, tolerances and keep rate.
+        method: `"dual"` (exact), `"cvxpy"` (reference; options `solver=` and those of the solver), `"stochastic"`
+            (the paper's updates; options as in `balance.stochastic`).
+        gap: relative gap between primal and dual to reach.
+        warm_start: a plan for the same constraints on similar data, to start from.
+        **options: passed on to the reference and the stochastic method.
+
+    Returns:
+        The plan. A gap that was not reached is not an error: it is in `plan.gap`, and `plan.explain()` says so.
+
+    Raises:
+        UserError: the problem does not fit the data, or the method is unknown.
+    """
+    if method not in METHODS:
+        raise UserError(f"method is {method!r}: choose one of {', '.join(METHODS)}{suggest(method, METHODS)}")
+    if method == "dual" and options:
+        raise UserError(f"method 'dual' has no option {next(iter(options))!r}: it takes gap and warm_start")
+    system = build_system(cells, problem)
+    start = warm_start.prices_for(system) if warm_start is not None else None
+    if method == "stochastic":
+        from balance.stochastic import solve_stochastic
+
+        rates = solve_stochastic(system, problem, **options)
+    else:
+        rates = solve_dual(system, problem, gap, start)
+        if method == "cvxpy":
+            from balance.reference import solve_reference
+
+            rates = solve_reference(system, problem, rates, **options)
+    return make_plan(cells, problem, system, rates, method, gap)
+
+
+def solve_dual(system: System, problem: Problem, gap: float, start: Floats | None = None) -> Rates:
+    """The exact solution at a given keep rate, or at the largest one that holds."""
+    prices = system.prices(problem.penalty)
+    nothing = np.zeros(system.size, bool)
+    if isinstance(problem.keep, str):
+        return _solve_auto(system, problem, gap, start)
+    return solve_at(system, problem, float(problem.keep), prices, gap, start, nothing)
+
+
+def solve_at(
+    system: System,
+    problem: Problem,
+    keep: float,
+    prices: Floats,
+    gap: float,
+    start: Floats | None,
+    set_aside: NDArray[np.bool_],
+) -> Rates:
+    """Solve at one keep rate, in units of it; `start` (J,) are prices in the data's units."""
+    cap = problem.max_repeat / keep
+    dual = Dual(system, system.u, cap, prices / keep)
+    v0 = np.zeros(system.size) if start is None else start / keep
+    x, _ = maximise(dual, np.append(v0, 0.0), gap, warm=start is not None)
+    mu, q = settle_mean(dual.pull(x[:-1]), system.p, cap, float(x[-1]))
+    return Rates(q * keep, x[:-1] * keep, mu * keep, keep, prices, set_aside)
+
+
+def _solve_auto(system: System, problem: Problem, gap: float, start: Floats | None) -> Rates:
+    """The largest rate for what can hold; the rest is set aside, and pulls with a lower price than what holds."""
+    prices = system.prices(problem.penalty)
+    set_aside = np.zeros(system.size, bool)
+    rate = largest_rate(system, problem.max_repeat, ~set_aside).low
+    if rate < problem.min_keep:
+        lowest = solve_at(system, problem, problem.min_keep, prices, gap, start, set_aside)
+        set_aside = violated(system, lowest.q, problem.min_keep) & (system.kind != FLOOR)
+        rate = max(largest_rate(system, problem.max_repeat, ~set_aside).low, problem.min_keep)
+        prices = np.where(set_aside, prices, prices * SET_ASIDE_DISCOUNT)
+    rate = min(rate, 1.0, problem.max_repeat)
+    shortened = 1e-7
+    while True:
+        # A hair below the largest rate, where rounding can not decide; further below only if prices reach V there.
+        keep = max(rate * (1 - shortened), min(problem.min_keep, rate)) if rate < 1.0 else rate
+        rates = solve_at(system, problem, keep, prices, gap, start, set_aside)
+        if not (violated(system, rates.q, keep) & ~set_aside).any() or shortened > 0.1:
+            return rates
+        shortened, start, rate = shortened * 10, rates.v, min(rate, 1 - 1e-12)
+
+
+def violated(system: System, q: Floats, keep: float) -> NDArray[np.bool_]:
+    """(J,) which constraints are broken beyond rounding at rates `q` of mean `keep`."""
+    moments = system.moments(system.p * q) / keep
+    return np.asarray(moments / np.maximum(system.mass, 1e-300) > 10 * HOLDS)
