@@ -215,7 +215,7 @@ def decode_batch(batch: list[Use], config: StreamConfig, epoch: int, tokenizer: 
         raise UserError(f"None of the {len(batch)} samples of a batch can be used ({dict(bad)}); check the shards.")
     source = [i if images[i] is not None else good[i % len(good)] for i in range(len(batch))]
     return Batch(
-        images=torch.from_numpy(np.stack([images[i] for i in source])),  # type: ignore[type-var]
+        images=torch.from_numpy(np.stack([image for i in source if (image := images[i]) is not None])),
         tokens=tokenizer([captions[i] for i in source]),
         s=np.stack([batch[i].s for i in source]),
         y=np.stack([batch[i].y for i in source]),

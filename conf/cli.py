@@ -63,7 +63,7 @@ def _split(text: str) -> Iterator[str]:
 def groups() -> dict[str, list[str]]:
     """The configuration groups and their choices."""
     folders = sorted(path for path in CONF.iterdir() if path.is_dir() and any(path.glob("*.yaml")))
-    skip = {"words", "world"}
+    skip = {"words", "world"}  # data files, no choices
     return {f.name: sorted(p.stem for p in f.glob("*.yaml")) for f in folders if f.name not in skip}
 
 
@@ -71,7 +71,7 @@ def all_keys(config: Any, prefix: str = "") -> Iterator[str]:
     """All dotted keys of a configuration."""
     if isinstance(config, DictConfig):
         for key in config:
-            path = f"{prefix}{key}"
+            path = f"{prefix}{key!s}"
             yield path
             yield from all_keys(config._get_node(key), f"{path}.")
 
@@ -122,7 +122,7 @@ def compose_raw(overrides: list[str], config_name: str = "train") -> DictConfig:
 def _exists(config: DictConfig, key: str) -> bool:
     node: Any = config
     for part in key.split("."):
-        if not isinstance(node, DictConfig) or part not in node:
+        if not isinstance(node, DictConfig) or part not in node.keys():  # noqa: SIM118 - `in` is false for values not given yet
             return isinstance(node, DictConfig) and False
         node = node._get_node(part)
     return True

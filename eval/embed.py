@@ -34,7 +34,7 @@ class Embedder:
     @property
     def scale(self) -> float:
         """The model's logit scale: scores are `scale * cosine`."""
-        return float(self.model.logit_scale.exp())
+        return float(self.model.logit_scale.detach().exp())
 
     @torch.inference_mode()
     def images(self, data: EvalSet) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """One measured value, as every evaluator gives it and every file and page shows it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,3 +36,8 @@ class Metric:
             "high": self.high,
             **{key: value for key, value in optional.items() if value is not None},
         }
+
+
+def as_metrics(group: str, values: Mapping[str, float]) -> list[Metric]:
+    """Plain numbers as metrics of a group."""
+    return [Metric(f"{group}/{name}", value) for name, value in values.items()]

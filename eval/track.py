@@ -72,7 +72,7 @@ class Tracker:
             self._run.finish()
 
 
-def _start_wandb(folder: Path, mode: str, project: str, entity: str | None, name: str, config: dict[str, Any]) -> Any:
+def _start_wandb(folder: Path, mode: Any, project: str, entity: str | None, name: str, config: dict[str, Any]) -> Any:
     import wandb  # takes a second to import, and is not needed with track=none
 
     settings = wandb.Settings(silent=True, console="off", init_timeout=30)

@@ -1,0 +1,252 @@
+"""From shards to sampling rates: label the pairs, count the patterns, solve the plan, say what it does to the data."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from balance.accepted import AcceptedMoments
+from balance.annotate import Summary, annotate_shards
+from balance.annotators import build_annotator
+from balance.cells import Cells
+from balance.errors import UserError
+from balance.moments import Moments, moments_of
+from balance.plan import Plan
+from balance.problem import Problem
+from balance.solve import solve
+from balance.stream import Rates, uniform_rates
+from balance.system import build_system
+
+
+@dataclass
+class Balance:
+    """What the trainer needs to know of the data.
+
+    Attributes:
+        files: attribute files, one per shard.
+        rates: sampling rates for attributes.
+        expected: samples that one pass over the data accepts, on average.
+        s_names: names of the attributes.
+        y_names: names of the concepts.
+        hash: changes with the data, its attributes, or the plan.
+        before: moments of the data as it is.
+        after: moments at the plan's rates; equal to `before` without a plan.
+        plan: the plan, or None without balancing.
+        notes: what a user should know: constraints that do not hold, bad samples.
+    """
+
+    files: list[Path]
+    rates: Rates
+    expected: int
+    s_names: tuple[str, ...]
+    y_names: tuple[str, ...]
+    hash: str
+    before: Moments
+    after: Moments
+    plan: Plan | None
+    notes: list[str] = field(default_factory=list)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The table before / after: name, before, after."""
+        rows = [
+            _row("RB: largest gap between an attribute's share and its target", "representation_bias", self),
+            _row("AB: largest difference in a concept's share between groups", "association_bias", self),
+        ]
+        if self.before.proxies.any():
+            rows.append(_row("AB over proxies", "proxy_association_bias", self))
+        for label, worst in (("before", self.before.worst_concept()), ("after", self.after.worst_concept())):
+            if worst is not None:
+                concept, attribute, _ = worst
+                k, r = self.before.targets.index(attribute), self.before.concepts.index(concept)
+                gaps = [float(moments.concept_gap[k, r]) for moments in (self.before, self.after)]
+                name = f"gap of {attribute} in {concept}, the worst concept {label}"
+                rows.append({"name": name, "before": gaps[0], "after": gaps[1]})
+        if self.plan is not None:
+            rows += _kept_rows(self.plan)
+        return rows
+
+    def values(self) -> dict[str, float]:
+        """The same as numbers by name, for the metrics."""
+        worst = self.after.worst_concept()
+        found = {"rb": self.after.representation_bias, "ab": self.after.association_bias, "kept": 1.0}
+        found["worst_gap"] = abs(worst[2]) if worst else float("nan")
+        if self.plan is not None:
+            found |= {"kept": self.plan.kept.all, "effective_sample_size": self.plan.effective_sample_size}
+        return found
+
+    def table(self) -> str:
+        """The table before / after as text, with what a user should know below it."""
+        table = Table(title="The data" if self.plan is None else "The data before and after balancing")
+        table.title_justify = "left"
+        table.add_column("")
+        table.add_column("before", justify="right")
+        table.add_column("after", justify="right")
+        for row in self.rows():
+            table.add_row(row["name"], _number(row["before"]), _number(row["after"]))
+        console = Console(width=None if os.environ.get("COLUMNS") else 110, no_color=True)
+        with console.capture() as capture:
+            console.print(table)
+        return "\n".join([capture.get().rstrip(), *(f"note: {note}" for note in self.notes)])
+
+    def compare(self, accepted: AcceptedMoments) -> dict[str, float]:
+        """What was accepted beside what was planned: shares of each attribute, and the largest deviation in a concept.
+
+        Deviations are in standard errors, so that a value far above 4 means that sampler and plan disagree.
+        """
+        found: dict[str, float] = {}
+        position = {name: k for k, name in enumerate(self.s_names)}
+        for k, target in enumerate(self.after.targets):
+            if target in position:
+                found[f"share[{target}]"] = float(accepted.representation[position[target]])
+                found[f"planned_share[{target}]"] = float(self.after.representation[k])
+        rows = [k for k, target in enumerate(self.after.targets) if target in position]
+        columns = [position[self.after.targets[k]] for k in rows]
+        p = np.clip(self.after.concept_share[rows], 1e-9, 1 - 1e-9)
+        n = accepted.known_y[columns]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            errors = np.abs(accepted.inside[columns] - p) / np.sqrt(p * (1 - p) / n)
+        errors = errors[(n > 20) & np.isfinite(errors)]
+        if errors.size:
+            found["largest_deviation"] = float(errors.max())
+        return found
+
+
+def prepare_balance(
+    shards: Sequence[str],
+    attributes: Mapping[str, Any],
+    balance: Mapping[str, Any],
+    cache: Path,
+    max_bad: float = 0.05,
+    workers: int = 0,
+    progress: bool = True,
+) -> Balance:
+    """Label, count and solve; what is labelled already is not labelled again.
+
+    Args:
+        shards: addresses of the shards.
+        attributes: configuration group `attributes`.
+        balance: configuration group `balance`: `method` (`none` for no balancing) and the arguments of `Problem`.
+        cache: folder under which attribute files are kept, by what made them.
+        max_bad: share of unusable samples at which to stop.
+        workers: processes that label.
+        progress: show a progress bar.
+
+    Raises:
+        UserError: what the steps raise, or a target that no sample bears.
+    """
+    annotator = build_annotator(attributes, shards=shards)
+    method, problem = _problem(balance, annotator.s_names)
+    notes: list[str] = []
+
+    def report(summary: Summary) -> None:
+        if summary.bad or summary.repeated:
+            notes.extend(summary.lines())
+
+    out = cache / annotator.fingerprint[:12]
+    files = annotate_shards(shards, annotator, out, workers, progress, max_bad, report=report)
+    cells = Cells.from_parquet([str(file) for file in files])
+    _check_borne(cells, problem)
+    if method == "none":
+        system = build_system(cells, problem)
+        proxies = np.array([name in {*problem.proxies, *cells.proxies} for name in cells.y_names], bool)
+        before = moments_of(system.operator.moments(system.p), system.targets, cells.y_names, proxies)
+        return Balance(
+            files,
+            uniform_rates,
+            int(cells.total),
+            cells.s_names,
+            cells.y_names,
+            cells.hash,
+            before,
+            before,
+            None,
+            notes,
+        )
+    plan = solve(cells, problem, method=method)
+    notes += plan.explain()
+    expected = int(cells.total * plan.kept.all)
+    digest = hashlib.sha256(f"{cells.hash} {plan.hash}".encode()).hexdigest()[:16]
+    return Balance(
+        files, plan.rates, expected, cells.s_names, cells.y_names, digest, plan.before, plan.after, plan, notes
+    )
+
+
+def save_balance(balance: Balance, folder: Path) -> None:
+    """Write the plan, if there is one, and `data.json` (the data before and after, for the report) into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if balance.plan is not None:
+        balance.plan.save(folder)
+    inside = [
+        {
+            "attribute": attribute,
+            "target": float(balance.before.pi[k]),
+            "rows": [
+                {"concept": concept, "before": float(before), "after": float(after)}
+                for concept, before, after in zip(
+                    balance.before.concepts,
+                    balance.before.concept_share[k],
+                    balance.after.concept_share[k],
+                    strict=True,
+                )
+                if np.isfinite(before) and np.isfinite(after)
+            ],
+        }
+        for k, attribute in enumerate(balance.before.targets)
+    ]
+    title = "not balanced" if balance.plan is None else f"balanced by M4 (keep rate {balance.plan.keep:.2f})"
+    data = {"title": title, "rows": balance.rows(), "notes": balance.notes, "inside": inside, "hash": balance.hash}
+    part = folder / "data.json.part"
+    part.write_text(json.dumps(data, indent=1, ensure_ascii=False), encoding="utf-8")
+    os.replace(part, folder / "data.json")
+
+
+def _problem(balance: Mapping[str, Any], s_names: Sequence[str]) -> tuple[str, Problem]:
+    settings = {key: value for key, value in balance.items() if key not in ("name", "method")}
+    method = balance.get("method", "dual")
+    if method == "none":
+        settings = {"target": settings.get("target") or {s_names[0]: 0.5}}
+    return method, Problem.from_dict(settings)
+
+
+def _check_borne(cells: Cells, problem: Problem) -> None:
+    """Balancing an attribute that no sample is known to have or to lack would do nothing, silently."""
+    for target in problem.target:
+        columns = [k for k, name in enumerate(cells.s_names) if name == target or name.startswith(f"{target}=")]
+        if columns and np.isnan(cells.s[:, columns]).all():
+            raise UserError(
+                f"balance.target names {target}, which is unknown for all {cells.total:,.0f} samples; "
+                "check attributes.sources."
+            )
+
+
+def _row(name: str, moment: str, balance: Balance) -> dict[str, Any]:
+    return {"name": name, "before": getattr(balance.before, moment), "after": getattr(balance.after, moment)}
+
+
+def _kept_rows(plan: Plan) -> list[dict[str, Any]]:
+    rows = [
+        ("mean rate of all samples", plan.kept.all),
+        ("mean rate of samples with a known attribute", plan.kept.known),
+        ("mean rate of samples without", plan.kept.unknown),
+    ]
+    if plan.kept.smallest is not None:
+        rows.append((f"mean rate of {plan.kept.smallest[0]}, the concept that loses most", plan.kept.smallest[1]))
+    found: list[dict[str, Any]] = [{"name": name, "before": 1.0, "after": rate} for name, rate in rows if rate == rate]
+    found.append({"name": "effective sample size", "before": plan.cells.total, "after": plan.effective_sample_size})
+    found.append({"name": "relative gap of the plan (its certificate)", "before": None, "after": plan.gap})
+    return found
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.1e}" if 0 < abs(value) < 5e-4 else f"{value:.3f}"

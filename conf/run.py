@@ -1,0 +1,57 @@
+"""A run's folder: its name, and the configuration written into it."""
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from balance.errors import UserError
+from conf.schema import Config
+
+
+def make_up_name(config: Config) -> str:
+    """A readable name that is not taken: data, model, balance and seed, with a number where that is needed."""
+    treatment = config.balance.get("name") or config.balance.get("method", "none")
+    base = f"{config.data.name}-{config.model.name}-{treatment}-s{config.seed}".replace("/", "-").replace(":", "-")
+    name, number = base, 2
+    while (Path(config.runs) / name).exists():
+        name, number = f"{base}-{number}", number + 1
+    return name
+
+
+def check_run(config: Config) -> None:
+    """Check that a run can be started, or resumed, under its name.
+
+    Raises:
+        UserError: the folder exists and neither resume nor overwrite is asked for; or there is nothing to resume.
+    """
+    if config.name is None:
+        if config.resume:
+            raise UserError("resume=true needs the name of the run to go on with: add name=...")
+        return
+    if "/" in config.name or config.name in ("", ".", ".."):
+        raise UserError(f"name={config.name} can't be the name of a folder; use letters, digits, '-', '_' and '.'.")
+    folder = Path(config.runs) / config.name
+    if config.resume and not (folder / "config.yaml").is_file():
+        raise UserError(f"There is no run to resume at {folder}; leave resume=true out to start it.")
+    if folder.exists() and not config.resume and not config.overwrite:
+        raise UserError(
+            f"{folder} exists; choose another name, add resume=true to go on with it, or overwrite=true to delete it."
+        )
+
+
+def create_folder(config: Config, name: str) -> Path:
+    """Make the run's folder and write `config.yaml`, resolved, into it."""
+    folder = Path(config.runs) / name
+    if config.overwrite and not config.resume and folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(OmegaConf.create(as_dict(config) | {"name": name}), folder / "config.yaml")
+    return folder
+
+
+def as_dict(config: Config) -> dict[str, Any]:
+    """The configuration as plain values."""
+    return asdict(config)

@@ -1,0 +1,96 @@
+"""Charts as inline SVG: legible in print, with colours that colour-blind readers tell apart."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, which keeps its contrasts under the common kinds of colour blindness.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "counterbalance",  # the same data give the same file
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+}
+
+
+def to_svg(figure: Figure, title: str) -> str:
+    """A figure as an `<svg>` element with a title for screen readers."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Title": title})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    head, rest = svg.split(">", 1)
+    return f'{head} role="img" aria-label="{title}">{rest}'
+
+
+def line_chart(
+    title: str,
+    x: Sequence[float],
+    series: Sequence[dict[str, Any]],
+    x_label: str,
+    y_label: str = "",
+    zero: bool = False,
+) -> str:
+    """Lines with bands for intervals.
+
+    Args:
+        title: heading of the chart.
+        x: (n,) common horizontal positions, or each series brings its own as `x`.
+        series: dicts of `label`, `y` (n,), and optionally `x`, `low`, `high` (n,).
+        x_label: name of the horizontal axis.
+        y_label: name of the vertical axis.
+        zero: draw a line at zero, where there is no bias.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(4.6, 2.9))
+        axes = figure.add_subplot()
+        for number, one in enumerate(series):
+            colour = COLOURS[number % len(COLOURS)]
+            at = one.get("x", x)
+            axes.plot(at, one["y"], color=colour, label=one["label"], marker="o", markersize=3, linewidth=1.5)
+            if one.get("low") is not None:
+                axes.fill_between(at, one["low"], one["high"], color=colour, alpha=0.18, linewidth=0)
+        if zero:
+            axes.axhline(0, color="#444444", linewidth=0.8)
+        axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        if len(series) > 1:
+            axes.legend(frameon=False, fontsize=8)
+        return to_svg(figure, title)
+
+
+def dumbbell_chart(title: str, rows: Sequence[tuple[str, float, float]], x_label: str, target: float | None) -> str:
+    """Before and after, one row each.
+
+    Args:
+        title: heading of the chart.
+        rows: (name, before, after).
+        x_label: name of the horizontal axis.
+        target: a line to aim at.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(5.6, 0.8 + 0.24 * len(rows)))
+        axes = figure.add_subplot()
+        for at, (_, before, after) in enumerate(rows):
+            axes.plot([before, after], [at, at], color="#999999", linewidth=1.5, zorder=1)
+        places = range(len(rows))
+        axes.scatter([row[1] for row in rows], places, color=COLOURS[1], label="before", zorder=2, s=26, marker="o")
+        axes.scatter([row[2] for row in rows], places, color=COLOURS[0], label="after", zorder=2, s=26, marker="D")
+        if target is not None:
+            axes.axvline(target, color="#444444", linewidth=0.8, linestyle="--")
+        axes.set_yticks(list(places), [row[0] for row in rows])
+        axes.invert_yaxis()
+        axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
+        axes.set_xlabel(x_label)
+        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+        return to_svg(figure, title)

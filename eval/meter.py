@@ -1,0 +1,105 @@
+"""What is measured while training: loss, speed, time spent waiting for data, accepted moments, unusable samples."""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from balance.accepted import AcceptedMoments
+from balance.errors import UserError
+from eval.metric import Metric
+from models.clock import Clock
+
+if TYPE_CHECKING:
+    from balance.stream import Batch
+
+
+class Meter:
+    """Measurements of one process.
+
+    Args:
+        clock: the run's position.
+        s_names: names of the attributes.
+        y_names: names of the concepts.
+        max_bad: share of unusable samples at which the run stops.
+    """
+
+    def __init__(self, clock: Clock, s_names: Sequence[str], y_names: Sequence[str], max_bad: float) -> None:
+        self.clock, self.s_names, self.y_names, self.max_bad = clock, s_names, y_names, max_bad
+        self.bad: Counter[str] = Counter()
+        self.seen = 0
+        self.last_loss = float("nan")
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin a new epoch of accepted moments and a new interval of speed."""
+        self.accepted = AcceptedMoments(self.s_names, self.y_names)
+        self._interval()
+
+    def _interval(self) -> None:
+        self.losses: list[torch.Tensor] = []
+        self.wait, self.since, self.from_step = 0.0, time.perf_counter(), self.clock.step
+
+    def add(self, batch: "Batch", value: torch.Tensor) -> None:
+        """Add a step.
+
+        Raises:
+            UserError: more samples turn out to be unusable than `data.max_bad` allows.
+        """
+        self.losses.append(value)
+        self.accepted.add(batch.s, batch.y)
+        self.seen += len(batch.keys)
+        self.bad += batch.bad
+        if batch.bad and self.bad.total() > max(10, self.max_bad * self.seen):
+            raise UserError(
+                f"{self.bad.total()} of {self.seen} samples could not be used ({dict(self.bad)}), which is more than "
+                f"data.max_bad={self.max_bad}; check the shards."
+            )
+
+    def note(self) -> str:
+        """A few words for the progress line."""
+        share = self.wait / max(time.perf_counter() - self.since, 1e-9)
+        bad = f", {self.bad.total()} bad" if self.bad else ""
+        loss = f"loss {self.last_loss:.3f}, " if math.isfinite(self.last_loss) else ""
+        return f"{loss}data wait {share:.0%}{bad}"
+
+    def metrics(self, lr: float, logit_scale: float) -> list[Metric]:
+        """Metrics of the interval since the last call.
+
+        Raises:
+            UserError: the loss is not finite.
+        """
+        self.last_loss = float(torch.stack(self.losses).mean())
+        if not math.isfinite(self.last_loss):
+            raise UserError(
+                f"The loss is {self.last_loss} at step {self.clock.step}; lower optim.lr, or use precision=fp32, and "
+                "go on from the last checkpoint with resume=true."
+            )
+        elapsed = max(time.perf_counter() - self.since, 1e-9)
+        samples = (self.clock.step - self.from_step) * self.clock.batch
+        found = [
+            Metric("train/loss", self.last_loss),
+            Metric("train/lr", lr),
+            Metric("train/logit_scale", logit_scale),
+            Metric("train/samples_per_second", samples / elapsed),
+            Metric("train/data_wait", self.wait / elapsed),
+            Metric("train/bad_samples", self.bad.total()),
+        ]
+        self._interval()
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next metrics depend on, as plain values and tensors."""
+        sums = {name: torch.from_numpy(array) for name, array in self.accepted.sums().items()}
+        losses = torch.stack(self.losses).cpu() if self.losses else torch.zeros(0)
+        return {"losses": losses, "accepted": sums, "seen": self.seen, "bad": dict(self.bad)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state; speed is measured anew."""
+        self.restart()
+        self.losses = list(state["losses"])
+        self.accepted.load({name: tensor.numpy() for name, tensor in state["accepted"].items()})
+        self.seen, self.bad = state["seen"], Counter(state["bad"])

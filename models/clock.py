@@ -1,0 +1,54 @@
+"""Where a run stands and where it ends, in steps, samples and epochs."""
+
+from balance.errors import UserError
+
+
+class Clock:
+    """The run's position; an epoch is a fixed number of steps.
+
+    Args:
+        epoch_samples: samples in an epoch, over all processes.
+        batch: samples in a step, over all processes.
+        epochs: length of the run.
+        warmup: share of all steps in which the learning rate rises.
+
+    Raises:
+        UserError: an epoch does not fill one step.
+    """
+
+    def __init__(self, epoch_samples: int, batch: int, epochs: int, warmup: float) -> None:
+        self.batch = batch
+        self.epoch_steps = epoch_samples // batch
+        if self.epoch_steps == 0:
+            raise UserError(
+                f"An epoch of {epoch_samples} samples does not fill one batch of {batch} over all processes; "
+                "lower data.batch_size, raise the keep rate, or add data."
+            )
+        self.total_steps = self.epoch_steps * epochs
+        self.warmup_steps = round(self.total_steps * warmup)
+        self.step = 0
+
+    @property
+    def samples(self) -> int:
+        """Samples seen, over all processes."""
+        return self.step * self.batch
+
+    @property
+    def total_samples(self) -> int:
+        """Samples of the whole run."""
+        return self.total_steps * self.batch
+
+    @property
+    def epoch(self) -> float:
+        """Epochs done, with a fraction."""
+        return self.step / self.epoch_steps
+
+    @property
+    def epoch_number(self) -> int:
+        """Whole epochs done."""
+        return self.step // self.epoch_steps
+
+    @property
+    def at_epoch_end(self) -> bool:
+        """Whether the last step ended an epoch."""
+        return self.step % self.epoch_steps == 0

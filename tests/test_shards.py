@@ -1,0 +1,95 @@
+"""Naming shards and reading samples, with all the ways in which that goes wrong."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from balance.errors import UserError
+from balance.samples import BadSample, parse_sample, read_shard
+from balance.shards import expand_shards
+from tests.tiny import people_shards, picture, sample, write_tar
+
+
+def test_all_ways_to_name_shards(tmp_path: Path) -> None:
+    shards = people_shards(tmp_path, [1, 1, 1])
+    assert expand_shards(str(tmp_path)) == shards
+    assert expand_shards(str(tmp_path / "train-*.tar")) == shards
+    assert expand_shards(str(tmp_path / "train-{00000..00002}.tar")) == shards
+    assert expand_shards(str(tmp_path / "train-{00000,00002}.tar")) == [shards[0], shards[2]]
+    assert expand_shards(shards) == shards
+    assert expand_shards("s3://bucket/{0..1}.tar") == ["s3://bucket/0.tar", "s3://bucket/1.tar"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        ("{}/none-*.tar", "nothing matches"),
+        ("{}/train-{{00000..00005}}.tar", r"nothing matches .*00003.tar.*holds 3 .tar files"),
+        ("{}/nowhere/x.tar", "there is no folder"),
+        ("{}/empty", "without any .tar"),
+        ("", "names no shards"),
+        ("pipe:cat {}/train-00000.tar", "would run a shell command"),
+    ],
+)
+def test_bad_names_are_told(tmp_path: Path, spec: str, sentence: str) -> None:
+    people_shards(tmp_path, [1, 1, 1])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=sentence):
+        expand_shards(spec.format(tmp_path))
+
+
+def test_a_shard_named_twice_is_an_error(tmp_path: Path) -> None:
+    shards = people_shards(tmp_path, [1])
+    with pytest.raises(UserError, match="more than once"):
+        expand_shards([*shards, *shards])
+
+
+def test_captions_come_from_the_json_list_or_the_text_or_the_json_string() -> None:
+    base = {"__key__": "k", "jpg": picture(0)}
+    lists = {"json": json.dumps({"captions": ["a", " ", "b "], "caption": "c"}).encode()}
+    assert parse_sample({**base, "txt": b"t", **lists}).captions == ("a", "b")
+    single = {"json": json.dumps({"caption": "c"}).encode()}
+    assert parse_sample({**base, "txt": "Grüße".encode(), **single}).captions == ("Grüße",)
+    assert parse_sample({**base, **single}).captions == ("c",)
+
+
+@pytest.mark.parametrize(
+    ("members", "cause"),
+    [
+        ({"txt": b"x"}, "no picture"),
+        ({"jpg": b"x"}, "no caption"),
+        ({"jpg": b"x", "txt": b"  "}, "no caption"),
+        ({"jpg": b"x", "txt": b"\xff\xfe"}, "caption is not UTF-8"),
+        ({"jpg": b"x", "txt": b"x", "json": b"{"}, "unreadable JSON"),
+        ({"jpg": b"x", "txt": b"x", "json": b"[1]"}, "unreadable JSON"),
+        ({"jpg": b"x", "json": b'{"captions": [null, ""]}'}, "no caption"),
+    ],
+)
+def test_bad_samples_have_a_cause(members: dict[str, bytes], cause: str) -> None:
+    with pytest.raises(BadSample) as caught:
+        parse_sample({"__key__": "k", **members})
+    assert caught.value.cause == cause
+
+
+def test_a_truncated_tar_gives_its_whole_samples_and_a_cause(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", [(f"{i}", sample(i)) for i in range(10)])
+    assert [raw["__key__"] for raw in read_shard(str(path))] == [str(i) for i in range(10)]
+    content = path.read_bytes()
+    for cut in range(0, len(content.rstrip(b"\0")), 256):
+        path.write_bytes(content[:cut])
+        causes: list[str] = []
+        part = list(read_shard(str(path), causes.append))
+        assert causes == ["truncated or damaged tar"]
+        for number, raw in enumerate(part):
+            assert {k: v for k, v in raw.items() if not k.startswith("__")} == sample(number)
+    with pytest.raises(BadSample):
+        list(read_shard(str(path)))
+
+
+def test_a_compressed_shard_is_read(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", [(f"{i}", sample(i)) for i in range(3)])
+    packed = tmp_path / "a.tar.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert [raw["__key__"] for raw in read_shard(str(packed))] == ["0", "1", "2"]
