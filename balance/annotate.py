@@ -235,6 +235,8 @@ def _run(engine: str, task: ShardTask, todo: list[str], workers: int, ray_addres
     else:
         # Not forked: the parent may hold threads, whose locks a fork copies in whatever state they are.
         context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
+        if os.name == "posix":
+            context.set_forkserver_preload(["balance.annotators"])  # imported once, not by each worker
         with ProcessPoolExecutor(
             min(workers, len(todo)), mp_context=context, initializer=_start_worker, initargs=(task,)
         ) as pool:

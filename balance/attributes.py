@@ -82,7 +82,7 @@ def pack_concepts(y: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
     n, c = y.shape
     padded = np.zeros((n, -(-c // 64) * 64), np.uint8)
     padded[:, :c] = y
-    return np.packbits(padded, axis=1, bitorder="little").view("<u8").reshape(n, -1)
+    return np.packbits(padded, axis=1, bitorder="little").view("<u8").reshape(n, -(-c // 64))
 
 
 def unpack_concepts(words: npt.NDArray[np.uint64], c: int) -> npt.NDArray[np.uint8]:

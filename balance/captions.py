@@ -164,10 +164,10 @@ class CaptionSource:
     ) -> npt.NDArray[np.float32]:
         """(n, values) for one attribute."""
         n_values = len(ids)
-        place = np.full(len(self._matcher.values), -1, np.int64)
-        for k, group in enumerate(ids):
-            place[group] = k
-        k = place[value]
+        column = np.full(len(self._matcher.values), -1, np.int64)
+        for place, group in enumerate(ids):
+            column[group] = place
+        k = column[value]
         flat = np.bincount(text[k >= 0] * n_values + k[k >= 0], minlength=n_texts * n_values)
         mentions: npt.NDArray[np.int64] = flat.reshape(n_texts, n_values)
         # Most captions mention nothing: go on with those that do.

@@ -65,9 +65,9 @@ _VALUE_KEYS = {"words", "fixed", "names", "weak"}
 _IRREGULAR = {
     "person": "people", "child": "children", "mouse": "mice", "goose": "geese", "foot": "feet", "tooth": "teeth",
     "wife": "wives", "housewife": "housewives", "midwife": "midwives", "knife": "knives", "shelf": "shelves",
-    "leaf": "leaves", "loaf": "loaves", "scarf": "scarves", "elf": "elves", "human": "humans", "german": "germans",
-    "roman": "romans", "sheep": "sheep", "fish": "fish", "deer": "deer", "aircraft": "aircraft", "police": "police",
-    "staff": "staff", "photo": "photos", "piano": "pianos", "taco": "tacos",
+    "bookshelf": "bookshelves", "leaf": "leaves", "loaf": "loaves", "scarf": "scarves", "elf": "elves",
+    "human": "humans", "german": "germans", "roman": "romans", "sheep": "sheep", "fish": "fish", "deer": "deer",
+    "aircraft": "aircraft", "police": "police", "staff": "staff",
 }  # fmt: skip
 
 

@@ -1,0 +1,97 @@
+"""Label raw shards: one attribute file a shard, skipping what is done and unchanged.
+
+    python scripts/annotate.py data=wds 'data.train=shards/train-{00000..00099}.tar' attributes=captions out=attributes
+
+Beside the groups `data` and `attributes` of train.py: out (folder), workers (processes; 0 works in this one), engine
+(local or ray),
+ray.address, check_images, need_caption, max_bad, progress, device and precision (of a picture model).
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from balance.annotate import Summary, annotate_shards
+from balance.annotators import EncoderFactory
+from balance.attributes import build_annotator
+from balance.errors import UserError
+from balance.pictures import Encoder
+from balance.shards import expand_shards
+from conf.cli import compose, fail
+from scripts.job_options import split_options
+
+OPTIONS: dict[str, Any] = {
+    "out": None,
+    "workers": None,
+    "engine": "local",
+    "ray.address": None,
+    "check_images": True,
+    "need_caption": True,
+    "max_bad": None,
+    "progress": True,
+    "device": "auto",
+    "precision": "auto",
+}
+
+
+def main(arguments: list[str]) -> None:
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return
+    options, overrides = split_options(arguments, OPTIONS)
+    if not any(override.startswith("data=") for override in overrides):
+        overrides.insert(0, "data=wds")
+    config = compose(overrides)
+    if options["out"] is None:
+        raise UserError("out must be given: the folder for the attribute files, as in out=attributes.")
+    shards = expand_shards(config.data.train, "data.train", config.data.allow_pipe)
+    annotator = build_annotator(config.attributes, _encoder(options), shards)
+    print(f"{len(shards)} shards; {len(annotator.s_names)} attribute columns, {len(annotator.y_names)} concepts")
+    annotate_shards(
+        shards,
+        annotator,
+        str(options["out"]),
+        workers=_workers(options),
+        progress=bool(options["progress"]),
+        max_bad=config.data.max_bad if options["max_bad"] is None else float(options["max_bad"]),
+        check_images=bool(options["check_images"]),
+        need_caption=bool(options["need_caption"]),
+        engine=str(options["engine"]),
+        ray_address=options["ray.address"],
+        report=_print_summary,
+    )
+
+
+def _encoder(options: Mapping[str, Any]) -> EncoderFactory:
+    def make(model: Mapping[str, Any]) -> Encoder:
+        # Imported only where a picture model is asked for: torch takes seconds.
+        from scripts.picture_encoder import encoder_factory
+
+        return encoder_factory(str(options["device"]), str(options["precision"]))(model)
+
+    return make
+
+
+def _workers(options: Mapping[str, Any]) -> int:
+    if options["workers"] is not None:
+        return int(options["workers"])
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return cores if cores > 1 else 0
+
+
+def _print_summary(summary: Summary) -> None:
+    print("\n".join(summary.lines()))
+    fresh = len(summary.files) - summary.done
+    if fresh:
+        print(f"{fresh} files written in {summary.seconds:.1f} s")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        sys.exit(fail(error))
