@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from balance.dual import Dual, maximise
+from balance.dual import HOLDS, Dual, maximise
 from balance.system import System
 
 Floats = NDArray[np.float64]
@@ -50,8 +50,16 @@ def largest_rate(system: System, cap: float, held: NDArray[np.bool_], tolerance:
         x, _ = maximise(dual, np.append(v * (tau / before), 0.0), gap=np.inf, warm=tau > TAUS[0])
         v, before = x[:-1], tau
         pull = dual.pull(v)
-        low = max(low, cap * float(system.p @ np.clip(pull, 0.0, 1.0)))
+        q = np.clip(pull, 0.0, 1.0)
+        if not (broken(system, q) & held).any():
+            low = max(low, cap * float(system.p @ q))
         high = min(high, cap * float(system.p @ np.maximum(pull / tau, 0.0)))
         if low >= 1.0 or high - low <= tolerance * high or high < 1e-9:
             break
     return LargestRate(min(low, high), high)
+
+
+def broken(system: System, q: Floats) -> NDArray[np.bool_]:
+    """(J,) which constraints rates `q` of any mean break beyond rounding, in units of that mean."""
+    mean = max(float(system.p @ q), 1e-300)
+    return np.asarray(system.moments(system.p * q) > 10 * HOLDS * mean * system.mass)

@@ -124,9 +124,8 @@ def _group(
     error = "0.0" if bins is None else f"greatest({', '.join([*changes, '0.0'])})"
     with duckdb.connect(config=settings) as connection:
         try:
-            table: pa.Table = connection.execute(
-                f"SELECT {selected}, count(*) AS samples, {error} AS change FROM read_parquet(?) GROUP BY ALL", [paths]
-            ).to_arrow_table()
+            query = f"SELECT {selected}, count(*) AS samples, {error} AS change FROM read_parquet(?) GROUP BY ALL"
+            table: pa.Table = connection.sql(query, params=[paths]).to_arrow_table()
         except duckdb.Error as cause:
             first = str(cause).splitlines()[0]
             raise UserError(

@@ -104,6 +104,11 @@ def settle_mean(raw: Floats, p: Floats, cap: float, guess: float = 0.0) -> tuple
         if following == mu:
             break
         mu = following
+    # Where rates are large, mu has no digits left for the last of the excess: take it off the free rates themselves.
+    free = (q > 0) & (q < cap)
+    if free.any():
+        q[free] -= (float(p @ q) - 1.0) / float(p[free].sum())
+        np.clip(q, 0.0, cap, out=q)
     return mu, q
 
 
@@ -213,7 +218,7 @@ def _newton(dual: Dual, x: Floats, gap: float, steps: int, trace: Trace) -> tupl
         curvature = np.where((raw > 0) & (raw < dual.cap), dual.system.p, 0.0)
         direction = newton_direction(dual, x, gradient, curvature, damping)
         x, step = _search(dual, x, value, gradient, direction, trace)
-        damping = min(damping * 10, 1e-2) if step < 0.1 else max(damping / 10, 1e-13)
+        damping = min(damping * 100, 1e-2) if step < 0.1 else max(damping / 100, 1e-13)
         trace.newton_steps += 1
     certificate = certify(dual, x[:-1], x[-1])
     if converged(dual, certificate, x[:-1], gap):
@@ -242,8 +247,9 @@ def newton_direction(dual: Dual, x: Floats, gradient: Floats, curvature: Floats,
     """Solve the quadratic model of D within the bounds, approximately: an active-set loop around linear solves."""
     low, high = dual.lower_bounds - x, dual.upper_bounds - x
     diagonal = np.append(hessian_diagonal(dual, curvature), curvature.sum() if dual.fixed_mean else 1.0)
-    # Directions without curvature (no free cell bears them) move by a bounded gradient step.
-    ridge = damping * diagonal + 1e-12 * max(float(diagonal.max()), 1e-300)
+    # A price that no free cell feels moves by the gradient step that would be right if all cells were free.
+    whole = np.append(hessian_diagonal(dual, dual.system.p), 1.0)
+    ridge = damping * diagonal + np.where(diagonal <= 1e-9 * whole, 0.1 * whole, 0.0) + 1e-300
     jump = gradient / (diagonal + ridge)
     at_low = (jump <= low) & (gradient <= 0)
     at_high = (jump >= high) & (gradient >= 0)

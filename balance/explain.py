@@ -143,8 +143,8 @@ def _sentence(violation: Violation, plan: Plan) -> str:
     if violation.kind == "association" and plan.problem.association == "joint":
         return (
             f"The moment of {violation.attribute!r} with {violation.concept!r} stays at {violation.reached:.4f}, "
-            f"beyond its tolerance of {violation.tolerance:g} by {violation.amount:.4f} (price {violation.price:.3g}): lower "
-            f"keep or widen eps_association to {violation.tolerance + violation.amount:.4f}."
+            f"beyond its tolerance of {violation.tolerance:g} by {violation.amount:.4f} (price {violation.price:.3g}): "
+            f"lower keep or widen eps_association to {violation.tolerance + violation.amount:.4f}."
         )
     where = f"Among samples with {violation.concept!r}" if violation.concept else "Over the whole data"
     setting = "eps_association" if violation.concept else "eps_representation"

@@ -39,6 +39,9 @@ class Operator(Protocol):
     def gram(self, weights: Floats) -> tuple[Floats, sp.csr_array] | None:
         """(P, F) features and the weighted co-occurrences of (pattern, concept) pairs; None where not held."""
 
+    def design(self) -> sp.csr_array:
+        """(n, F N) sparse: feature times concept of each cell."""
+
 
 def features(s: Floats, pi: Floats) -> Floats:
     """(rows, 3m + 1) features [d, k, 1, d^2] of rows of attributes; the squares give the Hessian's diagonal."""
@@ -107,6 +110,10 @@ class PatternOperator:
         weighted.data = np.repeat(weights[rows], np.diff(part.indptr))
         return self.phi, sp.csr_array(part.T @ weighted)
 
+    def design(self) -> sp.csr_array:
+        """See `Operator.design`."""
+        return sp.csr_array(self.pairs @ sp.kron(self.phi, sp.eye_array(self.shape[1]), format="csr"))
+
 
 class RowOperator:
     """Features held for every cell: for attributes that take a value of their own almost everywhere."""
@@ -129,3 +136,7 @@ class RowOperator:
     def gram(self, weights: Floats) -> None:
         """Not held: the table of pairs is what this form avoids."""
         return None
+
+    def design(self) -> sp.csr_array:
+        """See `Operator.design`."""
+        return sp.csr_array(sp.hstack([self.y.multiply(column[:, None]) for column in self.phi.T]))

@@ -112,6 +112,11 @@ class Plan:
         """(primal - dual) / primal, see `balance.certificate`."""
         return self.certificate.gap
 
+    @property
+    def solution(self) -> tuple[Floats, Floats, float, float, Floats, NDArray[np.bool_]]:
+        """What a method found, in the order of the fields of `balance.solve.Rates`; the rest follows from it."""
+        return self.q, self.v, self.mu, self.keep, self.prices, self.set_aside
+
     @cached_property
     def hash(self) -> str:
         """Hex digest of what was asked, of which data, and of the prices found."""

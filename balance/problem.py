@@ -38,6 +38,8 @@ class Problem:
             constraint holds.
         min_keep: smallest rate that `"auto"` may choose; what cannot hold at this rate is named and set aside.
         min_concept_kept: rho, the floor E_q[y_r] >= rho eta E[y_r]; a number or a mapping from concept to number.
+        min_concept_samples: concepts with fewer samples of known attribute are not constrained, beyond their floor: so
+            few do not tell a bias from chance, and one rare concept could cost most of the data.
         max_repeat: Q, the most times a sample may be used.
         penalty: V, the price of breaking a constraint.
         proxies: concepts reported apart, beside those that the cells name as proxies.
@@ -55,6 +57,7 @@ class Problem:
     keep: float | str = 0.9
     min_keep: float = 0.1
     min_concept_kept: Tolerance = 0.25
+    min_concept_samples: float = 0.0
     max_repeat: float = 1.0
     penalty: float = 100.0
     proxies: tuple[str, ...] = ()
@@ -68,6 +71,7 @@ class Problem:
             hint = suggest(self.association, FORMS)
             raise UserError(f"association is {self.association!r}: choose one of {', '.join(FORMS)}{hint}")
         _check_number("max_repeat", self.max_repeat, low=0.0, open_low=True)
+        _check_number("min_concept_samples", self.min_concept_samples, low=0.0)
         _check_number("penalty", self.penalty, low=0.0, open_low=True)
         self._check_keep()
         for name in ("eps_representation", "eps_association", "min_concept_kept"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -74,16 +74,22 @@ def solve(
         raise UserError(f"method 'dual' has no option {next(iter(options))!r}: it takes gap and warm_start")
     system = build_system(cells, problem)
     start = warm_start.prices_for(system) if warm_start is not None else None
-    if method == "stochastic":
+    if method == "dual" or problem.keep == "auto":
+        rates = solve_dual(system, problem, gap, start)
+    else:
+        nothing = np.zeros(system.size)
+        rates = Rates(nothing, nothing, 0.0, float(problem.keep), system.prices(problem.penalty), nothing > 0)
+    if method == "cvxpy":
+        from balance.reference import solve_reference
+
+        q, v, mu = solve_reference(system, rates.keep, problem.max_repeat, rates.prices, **options)
+        rates = replace(rates, q=q, v=v, mu=mu)
+    elif method == "stochastic":
         from balance.stochastic import solve_stochastic
 
-        rates = solve_stochastic(system, problem, **options)
-    else:
-        rates = solve_dual(system, problem, gap, start)
-        if method == "cvxpy":
-            from balance.reference import solve_reference
-
-            rates = solve_reference(system, problem, rates, **options)
+        names = (cells.s_names, cells.y_names)
+        q, v, mu = solve_stochastic(system, replace(problem, keep=rates.keep), cells.s, cells.y, names, **options)
+        rates = replace(rates, q=q, v=v, mu=mu)
     return make_plan(cells, problem, system, rates, method, gap)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -81,6 +81,14 @@ class System:
         """(n,) a_c . v."""
         return self.operator.scores((self.matrix.T @ v).reshape(self.operator.shape))
 
+    def with_concept_means(self, means: Floats) -> System:
+        """The same constraints with rho `means`_r in the floors; (c,) E[y_r]."""
+        floors = np.flatnonzero(self.kind == FLOOR)
+        constant = 2 * len(self.targets) * self.operator.shape[1]
+        matrix = self.matrix.tolil()
+        matrix[floors, constant] = self.eps[floors] * means[self.concept[floors]]
+        return replace(self, matrix=sp.csr_array(matrix))
+
     def moments(self, weights: Floats) -> Floats:
         """(J,) sum_c weights_c a_cj."""
         return self.matrix @ self.operator.moments(weights).ravel()
@@ -155,13 +163,26 @@ def build_system(cells: Cells, problem: Problem) -> System:
     return rows.system(operator, p, cell_utility(cells, problem), targets)
 
 
+def open_system(problem: Problem, s_names: Sequence[str], y_names: Sequence[str]) -> System:
+    """The constraints without data: all of them, with E[y_r] = 1 until `with_concept_means` says otherwise.
+
+    Raises:
+        UserError: a target refers to the data, or a name is unknown.
+    """
+    if "data" in problem.target.values():
+        raise UserError("target 'data' needs the data: give a number for each attribute of an open stream")
+    one = Cells.from_arrays(np.zeros((1, len(s_names))), np.ones((1, len(y_names))), None, s_names, y_names)
+    return build_system(one, replace(problem, min_concept_samples=0.0))
+
+
 def _add_tolerances(rows: _Rows, cells: Cells, problem: Problem, targets: list[Target], means: Floats) -> None:
     m = len(targets)
     for k, target in enumerate(targets):
         for r in range(-1, len(cells.y_names)):
             mass = means[m + k, r + 1]
             eps = target.eps if r < 0 else association_tolerance(problem, target, cells.y_names[r])
-            if mass <= 0 or np.isinf(eps):
+            few = r >= 0 and mass * cells.total < problem.min_concept_samples - 1e-9
+            if mass <= 0 or np.isinf(eps) or few:
                 continue
             joint = r >= 0 and problem.association == "joint"
             for sign in (1.0, -1.0):

@@ -1,0 +1,161 @@
+"""From attribute files to a saved plan: `python scripts/solve.py attributes=<files> out=<folder> balance.keep=0.9`.
+
+Settings, all as key=value:
+  attributes=<folder, glob, file, or [list]>   what scripts/annotate.py wrote
+  out=<folder>                                 where the plan goes
+  balance=<name or file>                       conf/balance/<name>.yaml (default m4), then balance.<key>=<value>
+  bins=<n>                                     round probabilities to multiples of 1/n (default: exact)
+  gap=1e-6                                     relative gap to reach
+  memory_limit=3GB threads=2 temp=<folder>     for DuckDB
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.table import Table
+from yaml import YAMLError
+
+from balance import Cells, Plan, Problem, solve
+from balance.errors import UserError
+from balance.problem import suggest
+
+CONF = Path(__file__).resolve().parent.parent / "conf" / "balance"
+SETTINGS = {
+    "attributes": None,
+    "out": None,
+    "bins": None,
+    "gap": 1e-6,
+    "memory_limit": None,
+    "threads": None,
+    "temp": None,
+}
+
+
+def read_settings(overrides: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings of the program, and those of the group `balance`.
+
+    Raises:
+        UserError: an override that is not key=value, an unknown key, or a missing one.
+    """
+    keys = [field.name for field in fields(Problem)]
+    known = [*SETTINGS, "balance", *(f"balance.{key}" for key in ("method", *keys))]
+    group = "m4"
+    rest = []
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        stem = ".".join(key.split(".")[:2])
+        if not equals or stem not in known:
+            hint = suggest(stem, known)
+            raise UserError(f"{override!r} is no setting{hint}: write key=value with one of {', '.join(known)}")
+        if key == "balance":
+            group = value
+        else:
+            rest.append(override)
+    try:
+        given = OmegaConf.merge(SETTINGS, {"balance": load_group(group)}, OmegaConf.from_dotlist(rest))
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise UserError(f"the settings cannot be read: {' '.join(str(error).split())}") from error
+    values: Any = OmegaConf.to_container(given, resolve=True)
+    for key in ("attributes", "out"):
+        if values[key] is None:
+            raise UserError(f"{key} is missing: write {key}=<path>")
+    balance = values.pop("balance")
+    balance.pop("name", None)
+    return values, balance
+
+
+def load_group(name: str) -> DictConfig:
+    """`conf/balance/<name>.yaml`, or a file given by path."""
+    file = Path(name) if name.endswith((".yaml", ".yml")) else CONF / f"{name}.yaml"
+    if not file.is_file():
+        choices = sorted(path.stem for path in CONF.glob("*.yaml"))
+        raise UserError(
+            f"balance={name}: there is no {file.name}{suggest(name, choices)}; choices: {', '.join(choices)}"
+        )
+    loaded = OmegaConf.load(file)
+    assert isinstance(loaded, DictConfig)
+    return loaded
+
+
+def describe(plan: Plan) -> Table:
+    """The plan's table: the data before and after."""
+    summary = plan.summary()
+    table = Table("", "before", "after", title=f"Plan {plan.hash}")
+    for label, key in (("representation bias RB", "rb"), ("association bias AB", "ab")):
+        table.add_row(label, _number(summary[f"{key}_before"]), _number(summary[f"{key}_after"]))
+    worst = [
+        f"{summary[f'worst_concept_{when}']} / {summary[f'worst_attribute_{when}']} "
+        f"{_number(summary[f'worst_gap_{when}'])}"
+        for when in ("before", "after")
+    ]
+    table.add_row("worst concept", *worst)
+    kept = (("all", "kept_all"), ("known", "kept_known"), ("unknown", "kept_unknown"))
+    for label, key in kept:
+        table.add_row(f"mean rate, {label}", "1", _number(summary[key]))
+    smallest = f"{_number(summary['kept_smallest'])} ({summary['kept_smallest_concept']})"
+    table.add_row("mean rate, smallest concept", "1", smallest)
+    samples = f"{plan.cells.total:,.0f}"
+    table.add_row("effective sample size", samples, f"{plan.effective_sample_size:,.0f}")
+    table.add_row("relative gap", "", f"{plan.gap:.1e}")
+    return table
+
+
+def _number(value: float | str | None) -> str:
+    return f"{value:+.4f}" if isinstance(value, float) else "-"
+
+
+def run(overrides: list[str]) -> Plan:
+    """Count, solve, save, and say so."""
+    settings, balance = read_settings(overrides)
+    console = Console(highlight=False)
+    method = str(balance.pop("method", "dual"))
+    if method == "none":
+        raise UserError("balance.method is none: choose balance=m4 to make a plan")
+    problem = Problem.from_dict(balance)
+    began = time.monotonic()
+    cells = Cells.from_parquet(
+        settings["attributes"],
+        memory_limit=settings["memory_limit"],
+        threads=settings["threads"],
+        bins=settings["bins"],
+        temp_directory=settings["temp"],
+    )
+    counted = time.monotonic()
+    console.print(f"{cells.total:,.0f} samples in {len(cells):,} cells, counted in {counted - began:.1f} s")
+    plan = solve(cells, problem, method, gap=settings["gap"])
+    solved = time.monotonic()
+    plan.save(settings["out"])
+    saved = time.monotonic()
+    console.print(describe(plan))
+    for sentence in plan.explain():
+        console.print(f"- {sentence}")
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    console.print(
+        f"solved in {solved - counted:.1f} s, saved to {settings['out']} in {saved - solved:.1f} s; "
+        f"{saved - began:.1f} s in all, {memory:.1f} GiB at most"
+    )
+    return plan
+
+
+def main() -> None:
+    if any(argument in ("-h", "--help") for argument in sys.argv[1:]):
+        print(__doc__)
+        return
+    try:
+        run(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

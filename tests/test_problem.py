@@ -1,0 +1,100 @@
+"""What a problem refuses, in one clear sentence."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from balance import Cells, Problem, solve
+from balance.errors import UserError
+
+S = np.array([[1.0, 1, 0], [0.0, 0, 1], [1.0, 0, 1], [np.nan, np.nan, np.nan]])
+CELLS = Cells.from_arrays(
+    S, [[1, 0], [1, 0], [0, 0], [1, 0]], None, ["woman", "age=young", "age=old"], ["nurse", "cook"]
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"target": {}}, "target is empty"),
+        ({"association": "per-concept"}, "did you mean 'per_concept'"),
+        ({"max_repeat": 0}, "max_repeat is 0: it must be above 0"),
+        ({"max_repeat": np.nan}, "max_repeat is nan: give a number"),
+        ({"penalty": -1}, "penalty is -1"),
+        ({"penalty": np.inf}, "penalty is inf"),
+        ({"keep": 0}, "keep is 0: it must be above 0"),
+        ({"keep": 1.5}, "keep is 1.5 but max_repeat is 1"),
+        ({"keep": "most"}, "keep is 'most'"),
+        ({"keep": True}, "keep is True"),
+        ({"keep": "auto", "min_keep": 0}, "min_keep is 0"),
+        ({"keep": "auto", "min_keep": 1.5, "max_repeat": 2}, "min_keep is 1.5"),
+        ({"eps_representation": -0.1}, "eps_representation is -0.1: it must be at least 0"),
+        ({"eps_association": {"default": -0.1}}, "eps_association is -0.1"),
+        ({"eps_association": "small"}, "eps_association is 'small'"),
+        ({"min_concept_kept": 1.5}, "min_concept_kept is 1.5"),
+        ({"min_concept_kept": -0.5}, "min_concept_kept is -0.5"),
+    ],
+)
+def test_settings_out_of_range(change: dict, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        Problem(**({"target": {"woman": 0.5}} | change))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"target": {"women": 0.5}}, "'women', which is no attribute of the data .did you mean 'woman'"),
+        ({"target": {"woman&aged": 0.5}}, "'aged'"),
+        ({"target": {"woman": 1.5}}, r"target of 'woman' is 1.5: a share lies in \[0, 1\]"),
+        ({"target": {"woman": -0.5}}, "target of 'woman' is -0.5"),
+        ({"target": {"woman": "half"}}, "target of 'woman' is 'half'"),
+        ({"target": {"age": 0.5}}, "target of the group 'age' is 0.5"),
+        ({"target": {"age": {"young": 0.5}}}, "lacks 'age=old'"),
+        ({"target": {"age": {"young": 0.5, "old": 0.6}}}, "sum to 1.1"),
+        ({"target": {"age": {"young": 0.5, "olde": 0.5}}}, "did you mean 'age=old'"),
+        ({"target": {"age": "uniform", "age=old": 0.5}}, "target names 'age=old' twice"),
+        ({"eps_representation": {"man": 0.1}}, "eps_representation names 'man'.*'woman'"),
+        ({"eps_association": {"nurses": 0.1}}, "did you mean 'nurse'"),
+        ({"eps_association": {"woman|nurses": 0.1}}, "eps_association names"),
+        ({"min_concept_kept": {"kook": 0.1}}, "did you mean 'cook'"),
+        ({"proxies": ("nurce",)}, "proxy 'nurce' is not among the concepts .did you mean 'nurse'"),
+        ({"utility": {"nurce": 2.0}}, "utility names 'nurce'"),
+        ({"utility": {"nurse": -2.0}}, "utility of 'nurse' is -2.0"),
+        ({"utility": [1.0]}, "utility has shape"),
+        ({"utility": [1.0, 1.0, np.nan, 1.0]}, "utility holds"),
+        ({"base_weights": [1.0]}, "base_weights has shape"),
+        ({"base_weights": np.zeros(4)}, "not all 0"),
+    ],
+)
+def test_problem_that_does_not_fit_the_data(change: dict, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        solve(CELLS, Problem(**({"target": {"woman": 0.5}, "keep": 0.5} | change)))
+
+
+def test_attribute_that_nobody_knows() -> None:
+    cells = Cells.from_arrays([[np.nan], [np.nan]], [[1], [0]], s_names=["woman"])
+    with pytest.raises(UserError, match="'woman' is unknown in every sample"):
+        solve(cells, Problem(target={"woman": 0.5}))
+
+
+def test_concept_that_nobody_bears_is_no_constraint() -> None:
+    plan = solve(CELLS, Problem(target={"woman": 0.5}, keep=0.5))
+    assert not any("cook" in label for label in plan.labels)
+    assert np.isnan(plan.kept.concepts["cook"])
+
+
+def test_dictionary_round_trip_and_unknown_setting() -> None:
+    problem = Problem(target={"age": {"young": 0.5, "old": 0.5}}, eps_association={"nurse": 0.1}, proxies=("nurse",))
+    again = Problem.from_dict(problem.to_dict())
+    assert again.to_dict() == problem.to_dict()
+    assert again.proxies == ("nurse",)
+    with pytest.raises(UserError, match=r"no setting 'kep' .did you mean 'keep'"):
+        Problem.from_dict({"target": {"woman": 0.5}, "kep": 0.9})
+
+
+def test_rare_concepts_can_be_left_unconstrained() -> None:
+    few = Problem(target={"woman": 0.5}, keep=0.5, min_concept_samples=3)
+    assert not any("|nurse" in label and "woman" in label for label in solve(CELLS, few).labels)
+    some = Problem(target={"woman": 0.5}, keep=0.5, min_concept_samples=2)
+    assert "woman+|nurse" in solve(CELLS, some).labels
