@@ -24,6 +24,8 @@ from balance.solve import solve
 from balance.stream import Rates, uniform_rates
 from balance.system import build_system
 
+SHOWN_NOTES = 5
+
 
 @dataclass
 class Balance:
@@ -93,7 +95,12 @@ class Balance:
         console = Console(width=None if os.environ.get("COLUMNS") else 110, no_color=True)
         with console.capture() as capture:
             console.print(table)
-        return "\n".join([capture.get().rstrip(), *(f"note: {note}" for note in self.notes)])
+        notes = [f"note: {note}" for note in self.notes[:SHOWN_NOTES]]
+        if len(self.notes) > SHOWN_NOTES:
+            notes.append(
+                f"note: {len(self.notes) - SHOWN_NOTES} more of this kind are in plan/data.json and the report"
+            )
+        return "\n".join([capture.get().rstrip(), *notes])
 
     def compare(self, accepted: AcceptedMoments) -> dict[str, float]:
         """What was accepted beside what was planned: shares of each attribute, and the largest deviation in a concept.
@@ -170,7 +177,7 @@ def prepare_balance(
             notes,
         )
     plan = solve(cells, problem, method=method)
-    notes += plan.explain()
+    notes += _left_alone(cells, plan) + plan.explain()
     expected = int(cells.total * plan.kept.all)
     digest = hashlib.sha256(f"{cells.hash} {plan.hash}".encode()).hexdigest()[:16]
     return Balance(
@@ -224,6 +231,17 @@ def _check_borne(cells: Cells, problem: Problem) -> None:
                 f"balance.target names {target}, which is unknown for all {cells.total:,.0f} samples; "
                 "check attributes.sources."
             )
+
+
+def _left_alone(cells: Cells, plan: Plan) -> list[str]:
+    """Which concepts are too rare to be constrained."""
+    constrained = {name for label in plan.labels if not label.startswith("floor") for name in label.split("|")[1:]}
+    rare = [name for name in cells.y_names if name not in constrained]
+    if not rare:
+        return []
+    shown = ", ".join(rare[:8]) + (f" and {len(rare) - 8} more" if len(rare) > 8 else "")
+    least = plan.problem.min_concept_samples
+    return [f"{len(rare)} concepts with fewer than {least:g} samples of known attribute are left as they are: {shown}."]
 
 
 def _row(name: str, moment: str, balance: Balance) -> dict[str, Any]:

@@ -97,6 +97,9 @@ def compose_raw(overrides: list[str], config_name: str = "train") -> DictConfig:
     known = groups()
     choices = []
     for override in overrides:
+        if "=" not in override and not override.startswith("~"):
+            raise UserError(f"{override!r} is no override; write key=value. {_nearest(override, known)}")
+    for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
         if key in known and override[0] not in "~":
             if value not in known[key] and value not in ("null", ""):
@@ -108,9 +111,7 @@ def compose_raw(overrides: list[str], config_name: str = "train") -> DictConfig:
         for override in overrides:
             if override.startswith(("+", "~", "hydra")):
                 continue
-            key, equals, _ = override.partition("=")
-            if not equals:
-                raise UserError(f"{override!r} is no override; write key=value. {_nearest(override, known)}")
+            key = override.partition("=")[0]
             if key not in known and not _exists(defaults, key):
                 raise UserError(f"Unknown key {key}; {_nearest(key, [*all_keys(defaults), *known])}")
         try:

@@ -65,5 +65,6 @@ class ZeroShot:
             return np.mean(means, axis=0)
 
         value, low, high = statistic_interval(groups, mean_of_means, rng, resamples)
-        name = f"{self.name}/mean_per_class"
-        yield Metric(name, float(value[0]), float(low[0]), float(high[0]), len(rank), text)
+        # A class of one picture always resamples to itself: such an interval would be too narrow.
+        ends = (float(low[0]), float(high[0])) if min(map(len, groups)) > 1 else (None, None)
+        yield Metric(f"{self.name}/mean_per_class", float(value[0]), *ends, count=len(rank), prompts=text)

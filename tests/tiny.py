@@ -67,7 +67,7 @@ def people_shards(folder: Path, sizes: Sequence[int], meta: Callable[[int], dict
 ATTRIBUTES = {
     "name": "json",
     "sources": [
-        {"kind": "json", "field": "gender", "binary": {"positive": {"woman": ["woman"]}, "negative": ["man"]}},
+        {"kind": "json", "field": "gender", "positive": "woman", "values": {"woman": ["woman"], "man": ["man"]}},
         {"kind": "json", "field": "occupation", "concepts": list(JOBS)},
     ],
 }

@@ -1,0 +1,70 @@
+"""The command line: brace patterns as typed, unknown names answered with the nearest, types checked."""
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
+
+from balance.errors import UserError
+from conf.cli import compose, groups, quote_override
+
+
+def value_of(override: str) -> object:
+    return OverridesParser.create().parse_override(quote_override(override)).value()
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("data.train=a/train-{00000..00005}.tar", "a/train-{00000..00005}.tar"),
+        ("data.train=a/{x,y}.tar", "a/{x,y}.tar"),
+        ("data.train={00..01}.tar", "{00..01}.tar"),
+        ("data.train=[a-{0..1}.tar,b.tar]", ["a-{0..1}.tar", "b.tar"]),
+        ("data.train=/data/x=1/*.tar", "/data/x=1/*.tar"),
+        ("data.train='it is'", "it is"),
+        ("data.train=it's {0..1}.tar", "it's {0..1}.tar"),
+        ("balance.target={woman: 0.4}", {"woman": 0.4}),
+        ("optim.lr=1e-3", 1e-3),
+        ("name=mine", "mine"),
+    ],
+)
+def test_values_arrive_as_typed(typed: str, meant: object) -> None:
+    assert value_of(typed) == meant
+
+
+@given(st.text("abc{}.,=' *[]-/0", min_size=1, max_size=12))
+def test_quoting_never_makes_a_good_override_bad(text: str) -> None:
+    quoted = quote_override(f"data.train={text}")
+    assert quote_override(quoted) == quoted
+
+
+def test_a_brace_pattern_reaches_the_configuration() -> None:
+    config = compose(["data=wds", "data.train=x/train-{00000..00005}.tar"])
+    assert config.data.train == "x/train-{00000..00005}.tar"
+    assert config.eval.name == "wds"
+    assert config.schedule.name == "wds"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["schedule.epoch=2"], r"Unknown key schedule.epoch; did you mean schedule.epochs"),
+        (["epochs=2"], r"Unknown key epochs; did you mean schedule.epochs"),
+        (["model=tinny"], r"no such choice; did you mean tiny"),
+        (["model"], r"is no override; write key=value.* did you mean model"),
+        (["data=wds"], r"data.train must be given"),
+        (["optim.lr=fast"], r"optim.lr: .*could not be converted"),
+        (["schedule.epochs=1.5"], r"schedule.epochs"),
+        (["+model.colour=red"], r"Unknown key model.colour"),
+        (["balance.kep=0.5"], r"Unknown key balance.kep; did you mean balance.keep"),
+    ],
+)
+def test_mistakes_are_told(overrides: list[str], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        compose(overrides)
+
+
+def test_every_choice_of_every_group_composes() -> None:
+    for group, choices in groups().items():
+        for choice in choices:
+            compose([f"{group}={choice}", "data.train=x"])
