@@ -1,0 +1,193 @@
+"""Show the bias of data: attribute files, or shards that are labelled first; before and after a plan; or two data sets.
+
+    python scripts/audit.py attributes-folder out=audit                     attribute files (a folder, a glob, a file)
+    python scripts/audit.py attributes-folder plan=runs/x/plan out=audit    the same, before and after a plan
+    python scripts/audit.py data.train=shards/ attributes=captions out=audit    shards, labelled first
+    python scripts/audit.py january/ june/ out=audit                        two data sets, or one over time
+
+Prints a table, and writes audit.html (one page, nothing outside it), associations.csv, attributes.csv,
+intersections.csv; for two data sets changes.csv.
+
+Settings, all as key=value: out, plan, target ({woman: 0.5}), bootstrap (resamples), level (of intervals), top (rows
+printed and drawn), seed, memory_limit and threads (of DuckDB), workers (that label), title.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from balance.annotate import annotate_shards
+from balance.attributes import build_annotator
+from balance.audit import Change, DataBias, compare, data_bias, intersections
+from balance.cells import Cells
+from balance.errors import UserError
+from balance.plan import Plan
+from balance.shards import expand_shards
+from conf.cli import compose, fail
+from scripts.audit_files import write_changes, write_tables
+from scripts.audit_page import write_comparison, write_page
+from scripts.job_options import split_options
+
+WIDTH = 132  # a table that wraps is harder to read than one that a terminal wraps
+
+OPTIONS: dict[str, Any] = {
+    "out": None,
+    "plan": None,
+    "target": None,
+    "bootstrap": 200,
+    "level": 0.95,
+    "top": 25,
+    "seed": 0,
+    "memory_limit": None,
+    "threads": None,
+    "workers": 0,
+    "title": None,
+}
+
+
+def main(arguments: list[str]) -> None:
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return
+    folders = [argument for argument in arguments if "=" not in argument]
+    options, overrides = split_options([argument for argument in arguments if "=" in argument], OPTIONS)
+    if options["out"] is None:
+        raise UserError("out must be given: the folder for the page and the tables, as in out=audit.")
+    if len(folders) > 2 or (folders and overrides):
+        raise UserError(
+            "Give one set of attribute files, two of them to compare, or data.train=... attributes=... for shards; "
+            f"got {' '.join([*folders, *overrides])}."
+        )
+    out = Path(str(options["out"]))
+    out.mkdir(parents=True, exist_ok=True)
+    if len(folders) == 2:
+        _compare(folders, options, out)
+        return
+    cells = _cells(folders[0], options) if folders else _label(overrides, options, out)
+    _audit(cells, options, out, str(options["title"] or (folders[0] if folders else "shards")))
+
+
+def _label(overrides: list[str], options: dict[str, Any], out: Path) -> Cells:
+    if not any(override.startswith("data=") for override in overrides):
+        overrides = ["data=wds", *overrides]
+    config = compose(overrides)
+    shards = expand_shards(config.data.train, "data.train", config.data.allow_pipe)
+    annotator = build_annotator(config.attributes, shards=shards)
+    folder = out / "attributes" / annotator.fingerprint[:12]
+    files = annotate_shards(
+        shards, annotator, folder, int(options["workers"]), max_bad=config.data.max_bad,
+        report=lambda summary: print("\n".join(summary.lines())),
+    )  # fmt: skip
+    return _cells([str(path) for path in files], options)
+
+
+def _cells(files: Any, options: dict[str, Any]) -> Cells:
+    return Cells.from_parquet(files, memory_limit=options["memory_limit"], threads=options["threads"])
+
+
+def _measure(cells: Cells, options: dict[str, Any], rates: Any = None, target: Any = None) -> DataBias:
+    return data_bias(
+        cells,
+        rates,
+        target or options["target"],
+        int(options["bootstrap"]),
+        float(options["level"]),
+        int(options["seed"]),
+    )
+
+
+def _audit(cells: Cells, options: dict[str, Any], out: Path, title: str) -> None:
+    plan, after, rates = None, None, None
+    target: dict[str, float] | None = options["target"]
+    if options["plan"]:
+        plan = Plan.load(str(options["plan"]))
+        rates = plan.rates(cells.s, cells.y)
+        target = {t.name: t.pi for t in plan.targets if t.name in cells.s_names} | (target or {})
+        after = _measure(cells, options, rates, target)
+    before = _measure(cells, options, target=target)
+    combined = intersections(cells, None, before.level), intersections(cells, rates) if plan else None
+    top = int(options["top"])
+    _print_bias(before, after, top)
+    write_tables(out, before, after, *combined)
+    page = write_page(out / "audit.html", title, before, after, plan, rates, cells, combined[0], top)
+    print(f"{page}, {out}/associations.csv, attributes.csv, intersections.csv")
+
+
+def _compare(folders: list[str], options: dict[str, Any], out: Path) -> None:
+    a, b = (_measure(_cells(folder, options), options) for folder in folders)
+    changes = compare(a, b)
+    _print_changes(changes, int(options["top"]))
+    write_changes(out / "changes.csv", changes)
+    page = write_comparison(out / "audit.html", folders, a, b, changes, int(options["top"]))
+    print(f"{page}, {out}/changes.csv")
+
+
+def _console() -> Console:
+    console = Console(no_color=True)
+    return console if console.width >= WIDTH else Console(no_color=True, width=WIDTH)
+
+
+def interval(value: float, low: float, high: float) -> str:
+    """A value with its interval, for the terminal."""
+    if not np.isfinite(value):
+        return ""
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _print_bias(before: DataBias, after: DataBias | None, top: int) -> None:
+    console = _console()
+    table = Table(title=f"{before.samples:,.0f} samples, {before.cells:,} patterns", title_justify="left")
+    table.add_column("measure")
+    for name in ["before", "after"] if after else ["value"]:
+        table.add_column(f"{name} [{before.level:.0%} interval]", justify="right")
+    data = [one for one in (before, after) if one is not None]
+    of = ", ".join(name for name, wanted in zip(before.s_names, before.wanted, strict=True) if wanted)
+    for label, name in ((f"RB ({of})", "rb"), (f"AB ({of})", "ab"), ("AB over proxies", "ab_proxies")):
+        cells = [getattr(one, name) for one in data]
+        if np.isfinite(cells[0].value[0]):
+            table.add_row(label, *(interval(one.value[0], one.low[0], one.high[0]) for one in cells))
+    table.add_row("AB that chance alone stays below", f"{before.ab_chance:.3f}", *([""] if after else []))
+    table.add_row("effective sample size", *(f"{one.effective:,.0f}" for one in data))
+    for k, name in enumerate(before.s_names):
+        shares = [one.representation for one in data]
+        cells = [interval(one.value[k], one.low[k], one.high[k]) for one in shares]
+        wanted = f"wanted {before.pi[k]:.2f}, " if before.wanted[k] else ""
+        table.add_row(f"share {name} ({wanted}unknown {before.unknown[k]:.1%})", *cells)
+    console.print(table)
+    table = Table(title=f"Largest of {before.tests:,} associations", title_justify="left")
+    for column in ("attribute", "concept", "with it", "P(c|1) - P(c|0)", "p (corrected)", "share in concept"):
+        table.add_column(column, justify="left" if column in ("attribute", "concept") else "right")
+    if after is not None:
+        table.add_column("share after", justify="right")
+    for k, r in before.order()[:top]:
+        one, share = before.association, before.concept_share
+        row = [before.s_names[k], before.y_names[r], f"{before.known_count[k, r]:,.0f}",
+               interval(one.value[k, r], one.low[k, r], one.high[k, r]), f"{before.p_adjusted[k, r]:.2g}",
+               interval(share.value[k, r], share.low[k, r], share.high[k, r])]  # fmt: skip
+        if after is not None:
+            row.append(f"{after.concept_share.value[k, r]:.3f}")
+        table.add_row(*row)
+    console.print(table)
+
+
+def _print_changes(changes: list[Change], top: int) -> None:
+    table = Table(title=f"Surest of {len(changes):,} differences (b - a)", title_justify="left")
+    for column in ("what", "attribute", "concept", "a", "b", "difference", "p (corrected)"):
+        table.add_column(column, justify="left" if column in ("what", "attribute", "concept") else "right")
+    for one in changes[:top]:
+        table.add_row(one.what, one.attribute, one.concept, f"{one.a:.3f}", f"{one.b:.3f}",
+                      interval(one.difference, one.low, one.high), f"{one.p_adjusted:.2g}")  # fmt: skip
+    _console().print(table)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        sys.exit(fail(error))
