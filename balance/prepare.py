@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -25,6 +26,7 @@ from balance.stream import Rates, uniform_rates
 from balance.system import build_system
 
 SHOWN_NOTES = 5
+ENOUGH = 30  # samples of known attribute from which on a concept is worth a row in a table
 
 
 @dataclass
@@ -41,6 +43,7 @@ class Balance:
         before: moments of the data as it is.
         after: moments at the plan's rates; equal to `before` without a plan.
         plan: the plan, or None without balancing.
+        known: (m, c) samples of known attribute that bear each concept.
         notes: what a user should know: constraints that do not hold, bad samples.
     """
 
@@ -53,7 +56,16 @@ class Balance:
     before: Moments
     after: Moments
     plan: Plan | None
+    known: NDArray[np.float64]
     notes: list[str] = field(default_factory=list)
+
+    def worst(self, moments: Moments) -> tuple[int, int] | None:
+        """(attribute, concept) with the largest gap among concepts that enough samples bear to tell it from chance."""
+        gaps = np.where(self.known >= ENOUGH, np.abs(moments.concept_gap), np.nan)
+        if not np.isfinite(gaps).any():
+            return None
+        k, r = np.unravel_index(int(np.nanargmax(gaps)), gaps.shape)
+        return int(k), int(r)
 
     def rows(self) -> list[dict[str, Any]]:
         """The table before / after: name, before, after."""
@@ -63,11 +75,11 @@ class Balance:
         ]
         if self.before.proxies.any():
             rows.append(_row("AB over proxies", "proxy_association_bias", self))
-        for label, worst in (("before", self.before.worst_concept()), ("after", self.after.worst_concept())):
+        for label, moments in (("before", self.before), ("after", self.after)):
+            worst = self.worst(moments)
             if worst is not None:
-                concept, attribute, _ = worst
-                k, r = self.before.targets.index(attribute), self.before.concepts.index(concept)
-                gaps = [float(moments.concept_gap[k, r]) for moments in (self.before, self.after)]
+                gaps = [float(either.concept_gap[worst]) for either in (self.before, self.after)]
+                attribute, concept = self.before.targets[worst[0]], self.before.concepts[worst[1]]
                 name = f"gap of {attribute} in {concept}, the worst concept {label}"
                 rows.append({"name": name, "before": gaps[0], "after": gaps[1]})
         if self.plan is not None:
@@ -76,9 +88,10 @@ class Balance:
 
     def values(self) -> dict[str, float]:
         """The same as numbers by name, for the metrics."""
-        worst = self.after.worst_concept()
+        worst = self.worst(self.after)
         found = {"rb": self.after.representation_bias, "ab": self.after.association_bias, "kept": 1.0}
-        found["worst_gap"] = abs(worst[2]) if worst else float("nan")
+        if worst is not None:
+            found["worst_gap"] = abs(float(self.after.concept_gap[worst]))
         if self.plan is not None:
             found |= {"kept": self.plan.kept.all, "effective_sample_size": self.plan.effective_sample_size}
         return found
@@ -163,26 +176,23 @@ def prepare_balance(
     if method == "none":
         system = build_system(cells, problem)
         proxies = np.array([name in {*problem.proxies, *cells.proxies} for name in cells.y_names], bool)
-        before = moments_of(system.operator.moments(system.p), system.targets, cells.y_names, proxies)
-        return Balance(
-            files,
-            uniform_rates,
-            int(cells.total),
-            cells.s_names,
-            cells.y_names,
-            cells.hash,
-            before,
-            before,
-            None,
-            notes,
-        )
+        table = system.operator.moments(system.p)
+        before = moments_of(table, system.targets, cells.y_names, proxies)
+        known = _known(table, len(system.targets), cells)
+        names = cells.s_names, cells.y_names
+        return Balance(files, uniform_rates, int(cells.total), *names, cells.hash, before, before, None, known, notes)
     plan = solve(cells, problem, method=method)
     notes += _left_alone(cells, plan) + plan.explain()
     expected = int(cells.total * plan.kept.all)
     digest = hashlib.sha256(f"{cells.hash} {plan.hash}".encode()).hexdigest()[:16]
-    return Balance(
-        files, plan.rates, expected, cells.s_names, cells.y_names, digest, plan.before, plan.after, plan, notes
-    )
+    known = _known(plan.moments_before, len(plan.targets), cells)
+    names = cells.s_names, cells.y_names
+    return Balance(files, plan.rates, expected, *names, digest, plan.before, plan.after, plan, known, notes)
+
+
+def _known(table: NDArray[np.float64], m: int, cells: Cells) -> NDArray[np.float64]:
+    """(m, c) samples of known attribute that bear each concept, from the table of moments."""
+    return table[m : 2 * m, 1:] * cells.total
 
 
 def save_balance(balance: Balance, folder: Path) -> None:

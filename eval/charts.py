@@ -65,7 +65,8 @@ def line_chart(
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         if len(series) > 1:
-            axes.legend(frameon=False, fontsize=8)
+            # Below the chart, where it hides no line.
+            axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper left", bbox_to_anchor=(0, -0.2))
         return to_svg(figure, title)
 
 
@@ -87,7 +88,7 @@ def dumbbell_chart(title: str, rows: Sequence[tuple[str, float, float]], x_label
         axes.scatter([row[1] for row in rows], places, color=COLOURS[1], label="before", zorder=2, s=26, marker="o")
         axes.scatter([row[2] for row in rows], places, color=COLOURS[0], label="after", zorder=2, s=26, marker="D")
         if target is not None:
-            axes.axvline(target, color="#444444", linewidth=0.8, linestyle="--")
+            axes.axvline(target, color="#444444", linewidth=0.8, linestyle="--", label="target")
         axes.set_yticks(list(places), [row[0] for row in rows])
         axes.invert_yaxis()
         axes.set_title(title, loc="left", fontsize=10, fontweight="bold")

@@ -66,5 +66,6 @@ class ZeroShot:
 
         value, low, high = statistic_interval(groups, mean_of_means, rng, resamples)
         # A class of one picture always resamples to itself: such an interval would be too narrow.
-        ends = (float(low[0]), float(high[0])) if min(map(len, groups)) > 1 else (None, None)
-        yield Metric(f"{self.name}/mean_per_class", float(value[0]), *ends, count=len(rank), prompts=text)
+        sure = min(map(len, groups)) > 1
+        ends = {"low": float(low[0]), "high": float(high[0])} if sure else {}
+        yield Metric(f"{self.name}/mean_per_class", float(value[0]), **ends, count=len(rank), prompts=text)
