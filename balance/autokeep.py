@@ -5,7 +5,7 @@ is a linear programme in q' = q / Q:
 
     maximise  Q sum_c p_c q'_c   subject to  sum_c p_c q'_c a_c <= 0,  0 <= q' <= 1.
 
-It is solved as min 1/2 sum p (q' - tau)^2 under the same constraints, with the machinery of `balance.dual`: from some
+It is solved as min 1/2 sum p (q' - tau)^2 under the same constraints, with the machinery of `balance.ascent`: from some
 finite tau on this has a solution of the programme as its own (Mangasarian and Meyer, "Nonlinear perturbation of linear
 programs", 1979). Any prices v bound the rate from above by Q sum_c p_c [1 - a_c . v / tau]_+, so the answer comes with
 a bound on its error.
@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from balance.dual import HOLDS, Dual, maximise
+from balance.ascent import maximise
+from balance.dual import HOLDS, Dual, Vector
 from balance.system import System
 
 Floats = NDArray[np.float64]
@@ -46,20 +47,20 @@ def largest_rate(system: System, cap: float, held: NDArray[np.bool_], tolerance:
     upper = np.where(held, np.inf, 0.0)
     low, high, before = 0.0, np.inf, 1.0
     for tau in TAUS:
-        dual = Dual(system, np.full(system.p.size, tau), 1.0, upper, fixed_mean=False)
+        dual = Dual(system, system.u * 0 + tau, 1.0, upper, fixed_mean=False)
         x, _ = maximise(dual, np.append(v * (tau / before), 0.0), gap=np.inf, warm=tau > TAUS[0])
         v, before = x[:-1], tau
         pull = dual.pull(v)
-        q = np.clip(pull, 0.0, 1.0)
+        q = pull.clip(0.0, 1.0)
         if not (broken(system, q) & held).any():
             low = max(low, cap * float(system.p @ q))
-        high = min(high, cap * float(system.p @ np.maximum(pull / tau, 0.0)))
+        high = min(high, cap * float(system.p @ (pull / tau).clip(0.0, None)))
         if low >= 1.0 or high - low <= tolerance * high or high < 1e-9:
             break
     return LargestRate(min(low, high), high)
 
 
-def broken(system: System, q: Floats) -> NDArray[np.bool_]:
+def broken(system: System, q: Vector) -> NDArray[np.bool_]:
     """(J,) which constraints rates `q` of any mean break beyond rounding, in units of that mean."""
     mean = max(float(system.p @ q), 1e-300)
     return np.asarray(system.moments(system.p * q) > 10 * HOLDS * mean * system.mass)

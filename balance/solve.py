@@ -8,15 +8,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from balance.ascent import maximise
 from balance.autokeep import largest_rate
 from balance.cells import Cells
-from balance.dual import HOLDS, Dual, maximise, settle_mean
+from balance.dual import HOLDS, Dual, Vector, settle_mean
 from balance.errors import UserError
+from balance.operator import PatternOperator
 from balance.plan import Plan, make_plan
 from balance.problem import Problem, suggest
 from balance.system import FLOOR, System, build_system
 
 Floats = NDArray[np.float64]
+GPU_PAIRS = 5_000_000  # (cell, concept) pairs from which moving to a GPU pays
 METHODS = ("dual", "cvxpy", "stochastic")
 SET_ASIDE_DISCOUNT = 10.0  # times V for what can hold, where something else cannot
 
@@ -26,7 +29,7 @@ class Rates:
     """What a method found, in the data's units.
 
     Attributes:
-        q: (n,) rates.
+        q: (n,) rates; on the solver's device until `solve` hands them over.
         v: (J,) prices.
         mu: price of the keep rate.
         keep: eta.
@@ -34,7 +37,7 @@ class Rates:
         set_aside: (J,) constraints that cannot hold at any rate that `keep="auto"` may choose.
     """
 
-    q: Floats
+    q: Vector
     v: Floats
     mu: float
     keep: float
@@ -49,6 +52,7 @@ def solve(
     *,
     gap: float = 1e-6,
     warm_start: Plan | None = None,
+    device: str | None = None,
     **options: Any,
 ) -> Plan:
     """Balance `cells` as `problem` asks.
@@ -60,6 +64,8 @@ def solve(
             (the paper's updates; options as in `balance.stochastic`).
         gap: relative gap between primal and dual to reach.
         warm_start: a plan for the same constraints on similar data, to start from.
+        device: torch device for the dual solver's products with the cells, such as "cuda", or "cpu" for none; by
+            default a GPU where there is one and the cells are many enough to gain from it.
         **options: passed on to the reference and the stochastic method.
 
     Returns:
@@ -75,7 +81,8 @@ def solve(
     system = build_system(cells, problem)
     start = warm_start.prices_for(system) if warm_start is not None else None
     if method == "dual" or problem.keep == "auto":
-        rates = solve_dual(system, problem, gap, start)
+        rates = solve_dual(_on_device(system, device), problem, gap, start)
+        rates = replace(rates, q=np.asarray(rates.q if isinstance(rates.q, np.ndarray) else rates.q.cpu()))
     else:
         nothing = np.zeros(system.size)
         rates = Rates(nothing, nothing, 0.0, float(problem.keep), system.prices(problem.penalty), nothing > 0)
@@ -91,6 +98,23 @@ def solve(
         q, v, mu = solve_stochastic(system, replace(problem, keep=rates.keep), cells.s, cells.y, names, **options)
         rates = replace(rates, q=q, v=v, mu=mu)
     return make_plan(cells, problem, system, rates, method, gap)
+
+
+def _on_device(system: System, device: str | None) -> System:
+    """The system where its products are fastest: in numpy, or in torch on a GPU."""
+    if device == "cpu":
+        return system
+    if device is None:
+        # Torch takes seconds to import: ask it only where that pays.
+        if not isinstance(system.operator, PatternOperator) or system.operator.pairs.nnz < GPU_PAIRS:
+            return system
+        import torch
+
+        if not torch.cuda.is_available():
+            return system
+    from balance.device import move_system
+
+    return move_system(system, device or "cuda")
 
 
 def solve_dual(system: System, problem: Problem, gap: float, start: Floats | None = None) -> Rates:
@@ -141,7 +165,7 @@ def _solve_auto(system: System, problem: Problem, gap: float, start: Floats | No
         shortened, start, rate = shortened * 10, rates.v, min(rate, 1 - 1e-12)
 
 
-def violated(system: System, q: Floats, keep: float) -> NDArray[np.bool_]:
+def violated(system: System, q: Vector, keep: float) -> NDArray[np.bool_]:
     """(J,) which constraints are broken beyond rounding at rates `q` of mean `keep`."""
     moments = system.moments(system.p * q) / keep
     return np.asarray(moments / np.maximum(system.mass, 1e-300) > 10 * HOLDS)

@@ -7,11 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import torch
 from hypothesis import HealthCheck, given, settings
 
 from balance import Cells, Plan, Problem, solve
+from balance.device import move_system
 from balance.errors import UserError
 from balance.operator import RowOperator
+from balance.solve import solve_dual
 from balance.system import build_system
 from tests.m4_cases import small_pair
 
@@ -292,3 +295,19 @@ def test_warm_start_and_method_errors() -> None:
         solve(cells, problem, solver="SCS")
     with pytest.raises(UserError, match=r"'CLARABELL' is not installed .*'CLARABEL'"):
         solve(cells, problem, "cvxpy", solver="CLARABELL")
+
+
+@pytest.mark.parametrize("keep", [0.4, "auto"])
+def test_torch_form_agrees(keep: float | str) -> None:
+    cells = made_up()
+    problem = Problem(target={"woman": 0.5, "old": 0.4}, keep=keep)
+    plan = solve(cells, problem)
+    on_torch = solve_dual(move_system(build_system(cells, problem), "cpu"), problem, 1e-6)
+    assert isinstance(on_torch.q, torch.Tensor)
+    assert on_torch.keep == pytest.approx(plan.keep, rel=1e-6)
+    np.testing.assert_allclose(on_torch.q.numpy(), plan.q, atol=1e-4)
+
+
+def test_device_that_is_not_there() -> None:
+    with pytest.raises(UserError, match="torch has no device 'cuda:77'"):
+        solve(made_up(), Problem(target={"woman": 0.5}), device="cuda:77")
