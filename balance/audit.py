@@ -281,8 +281,8 @@ def _largest(value: Floats, drawn: Floats, level: float) -> Estimates:
     if not np.isfinite(value).any():
         return Estimates(*(np.full(1, np.nan) for _ in range(4)))
     largest = np.nanmax(np.abs(value))
-    flat = np.abs(drawn.reshape(len(drawn), -1))
-    return _estimates(np.array([largest]), np.nanmax(flat, axis=1)[:, None], level)
+    flat = np.nan_to_num(np.abs(drawn.reshape(len(drawn), -1)), nan=-1.0).max(axis=1)
+    return _estimates(np.array([largest]), np.where(flat < 0, np.nan, flat)[:, None], level)
 
 
 def _chance(known: Floats, ones: Floats, columns: NDArray[np.bool_], level: float) -> float:
