@@ -9,7 +9,6 @@ So every local shard's headers are walked first; shards that Ray would stumble o
 
 import logging
 import os
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from balance.annotate import ShardBuilder, ShardTask, annotate_shard
 from balance.attributes import canonical_url
 from balance.errors import UserError
 from balance.shards import is_local
+from balance.tarwalk import DamagedTar, walk_tar
 
 
 def count_samples(url: str) -> int | None:
@@ -28,17 +28,16 @@ def count_samples(url: str) -> int | None:
     members: set[str] = set()
     last = None
     try:
-        with tarfile.open(url, "r:") as tar:
-            for member in tar:
-                key, extension = base_plus_ext(member.name)
-                if not member.isreg() or key is None or member.name.startswith("__"):
-                    return None
-                if member.name in members or (key != last and key in keys) or extension != extension.lower():
-                    return None
-                members.add(member.name)
-                keys.add(key)
-                last = key
-    except (tarfile.TarError, EOFError, OSError):
+        for name, _ in walk_tar(url):
+            key, extension = base_plus_ext(name)
+            if key is None or name.startswith("__"):
+                return None
+            if name in members or (key != last and key in keys) or extension != extension.lower():
+                return None
+            members.add(name)
+            keys.add(key)
+            last = key
+    except (DamagedTar, OSError):
         return None
     return len(keys)
 

@@ -15,6 +15,9 @@ from PIL import Image
 from webdataset.gopen import gopen
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
+from balance.shards import is_local
+from balance.tarwalk import DamagedTar, walk_tar
+
 TRUNCATED = "truncated or damaged tar"
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "ppm", "bmp")
 
@@ -62,6 +65,9 @@ def read_shard(url: str, on_bad: Callable[[str], None] | None = None) -> Iterato
     """
     begun: RawSample | None = None  # held back until the next one starts or the tar ends as it should
     try:
+        if is_local(url) and url.endswith(".tar"):
+            yield from group_by_keys(_local_members(url))
+            return
         with gopen(url) as stream:
             tail = _Tail(stream)
             members = ({**member, "__url__": url} for member in tar_file_iterator(cast(Any, tail)))
@@ -73,10 +79,17 @@ def read_shard(url: str, on_bad: Callable[[str], None] | None = None) -> Iterato
                 raise tarfile.ReadError("no end-of-archive mark")
         if begun is not None:
             yield begun
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, DamagedTar) as error:
         if on_bad is None:
             raise BadSample(TRUNCATED) from error
         on_bad(TRUNCATED)
+
+
+def _local_members(url: str) -> Iterator[dict[str, Any]]:
+    """The files of a tar on this machine, in the form that WebDataset groups."""
+    for name, data in walk_tar(url):
+        if "/" in name or not (name.startswith("__") and name.endswith("__")):  # WebDataset's own notes
+            yield {"fname": name, "data": data, "__url__": url}
 
 
 class _Tail:
