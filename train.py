@@ -20,6 +20,7 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, set_seed
 
+from balance.accepted import AcceptedMoments
 from balance.errors import UserError
 from balance.prepare import Balance, prepare_balance, save_balance
 from balance.progress import ProgressLine
@@ -123,7 +124,7 @@ def main(config: Config) -> int:
                 tracker.log(meter.metrics(lr, scale), clock.step, clock.epoch, clock.samples)
             stop = _any(bool(stopped), world, accelerator.device)
             if clock.at_epoch_end:
-                accepted = as_metrics("accepted", balance.compare(meter.accepted))
+                accepted = as_metrics("accepted", balance.compare(_over_processes(meter.accepted, world)))
                 tracker.log(accepted, clock.step, clock.epoch, clock.samples)
                 if clock.epoch_number % config.eval.every == 0 or clock.step == clock.total_steps:
                     evaluate(suite, bundle, accelerator, tracker, clock, folder)
@@ -290,6 +291,17 @@ def _agree(name: str, world: int) -> str:
     names: list[Any] = [name]
     dist.broadcast_object_list(names)
     return str(names[0])
+
+
+def _over_processes(mine: AcceptedMoments, world: int) -> AcceptedMoments:
+    """The moments of what all processes accepted."""
+    if world == 1:
+        return mine
+    parts: list[Any] = [None] * world
+    dist.all_gather_object(parts, mine.sums())
+    whole = AcceptedMoments(mine.s_names, mine.y_names)
+    whole.load({name: sum(part[name] for part in parts) for name in parts[0]})
+    return whole
 
 
 def _any(flag: bool, world: int, device: torch.device) -> bool:

@@ -35,6 +35,18 @@ def quote_override(override: str) -> str:
     return f"{key}={value}"
 
 
+def replace_mappings(overrides: list[str]) -> list[str]:
+    """Make `key={a: 1}` replace the mapping: Hydra would merge it into the old one, and refuse new keys."""
+    found = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if value.startswith("{") and key[:1] not in "+~" and key not in groups():
+            found += [f"~{key}", f"+{override}"]
+        else:
+            found.append(override)
+    return found
+
+
 def _parses(override: str) -> bool:
     try:
         OverridesParser.create().parse_override(override)
@@ -115,7 +127,7 @@ def compose_raw(overrides: list[str], config_name: str = "train") -> DictConfig:
             if key not in known and not _exists(defaults, key):
                 raise UserError(f"Unknown key {key}; {_nearest(key, [*all_keys(defaults), *known])}")
         try:
-            return hydra.compose(config_name, overrides)
+            return hydra.compose(config_name, replace_mappings(overrides))
         except HydraException as error:
             raise UserError(f"The overrides can't be applied: {' '.join(str(error).split())[:400]}") from error
 
@@ -182,6 +194,8 @@ def launch(task: Callable[[Config], int | None], config_name: str = "train") -> 
             compose_raw(overrides, config_name)
         except UserError as error:
             sys.exit(fail(error))
+
+    sys.argv[1:] = replace_mappings(sys.argv[1:])
 
     def run(raw: DictConfig) -> None:
         try:

@@ -68,3 +68,9 @@ def test_every_choice_of_every_group_composes() -> None:
     for group, choices in groups().items():
         for choice in choices:
             compose([f"{group}={choice}", "data.train=x"])
+
+
+def test_a_mapping_replaces_what_was_there() -> None:
+    config = compose(["balance.target={age: 0.3}", "eval.headline={}", "data.train=x"])
+    assert config.balance["target"] == {"age": 0.3}
+    assert config.eval.headline == {}

@@ -1,0 +1,291 @@
+"""Whole runs on tiny shards: what they leave behind, exact resume after any kind of stop, and bad input told early."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import train
+from balance.errors import UserError
+from conf.cli import compose
+from eval.track import read_metrics
+from models.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from tests.tiny import JOBS, people_meta, people_shards, sample, write_tar
+
+MODEL = {
+    "name": "test",
+    "loss": "clip",
+    "config": {
+        "embed_dim": 8,
+        "vision_cfg": {"image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8},
+        "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
+    },
+}
+SOURCES = [
+    {"kind": "json", "field": "gender", "positive": "woman", "values": {"woman": ["woman"], "man": ["man"]}},
+    {"kind": "json", "field": "occupation", "concepts": list(JOBS)},
+]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Training shards and one labelled evaluation shard."""
+    folder = tmp_path_factory.mktemp("world")
+    people_shards(folder / "train", [70, 50, 80])
+    people_shards(folder / "eval", [30])
+    return folder
+
+
+def overrides(world: Path, runs: Path, *more: str) -> list[str]:
+    model = json.dumps(MODEL["config"]).replace('"', "")
+    sources = json.dumps(SOURCES).replace('"', "")
+    evaluators = (
+        "{rb: {kind: parity, set: faces, prompts: {man: a man, woman: a woman}},"
+        "ab: {kind: association, set: faces, label: gender, positive: woman, negative: man, concepts: [nurse, chef]},"
+        "job: {kind: zeroshot, set: faces, label: occupation, classes: [nurse, doctor, chef]}}"
+    )
+    return [
+        "data=wds",
+        f"data.train={world / 'train'}",
+        f"data.eval={world / 'eval'}",
+        "data.batch_size=16",
+        "data.workers=0",
+        "attributes=json",
+        f"attributes.sources={sources}",
+        f"model.config={model}",
+        "model.name=test",
+        f"eval.sets={{faces: {{path: {world / 'eval'}}}}}",
+        f"eval.evaluators={evaluators}",
+        "eval.headline={rb: rb/mean_parity}",
+        "eval.bootstrap=50",
+        *([] if "balance=none" in more else ["balance.min_concept_samples=5"]),
+        "schedule.epochs=3",
+        "track=none",
+        "track.every=3",
+        "precision=fp32",
+        "device=cpu",
+        f"runs={runs}",
+        *more,
+    ]
+
+
+def run(world: Path, runs: Path, *more: str) -> int:
+    return train.main(compose(overrides(world, runs, *more)))
+
+
+def measured(folder: Path) -> list[dict[str, Any]]:
+    """All metrics but those of speed."""
+    timed = ("train/samples_per_second", "train/data_wait", "eval/seconds")
+    return [row for row in read_metrics(folder / "metrics.jsonl") if row["name"] not in timed]
+
+
+@pytest.fixture(scope="module")
+def straight(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing disturbed."""
+    runs = tmp_path_factory.mktemp("straight")
+    assert run(world, runs, "name=a") == 0
+    return runs / "a"
+
+
+def test_a_run_leaves_what_it_promises(straight: Path) -> None:
+    assert {"config.yaml", "metrics.jsonl", "plan", "checkpoints", "report.html"} <= {
+        p.name for p in straight.iterdir()
+    }
+    assert {"plan.json", "cells.parquet", "data.json"} <= {p.name for p in (straight / "plan").iterdir()}
+    names = {row["name"] for row in measured(straight)}
+    assert {"train/loss", "rb/mean_parity", "ab/max", "job/top1", "retrieval/image_to_text_r5", "data/rb"} <= names
+    assert {"step", "epoch", "samples", "name", "value", "low", "high"} <= set(measured(straight)[0])
+    epochs = {row["epoch"] for row in measured(straight) if row["name"] == "rb/mean_parity"}
+    assert epochs == {0, 1, 2, 3}
+    page = (straight / "report.html").read_text()
+    assert "<svg" in page
+    assert "mean parity" in page
+    assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", ""
+    )
+
+
+def test_accepted_samples_follow_the_plan(straight: Path) -> None:
+    last = {row["name"]: row["value"] for row in measured(straight)}
+    assert abs(last["accepted/share[woman]"] - last["accepted/planned_share[woman]"]) < 0.1
+    assert last["accepted/largest_deviation"] < 4
+    assert last["data/rb"] <= 0.011
+
+
+@pytest.mark.parametrize("step", [2, 7, 8, 11])
+def test_a_signal_leaves_a_checkpoint_and_resume_goes_on_bit_for_bit(
+    world: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    calls = 0
+    original = train.train_step
+
+    def interrupted(*arguments: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments)
+
+    monkeypatch.setattr(train, "train_step", interrupted)
+    assert run(world, tmp_path, "name=a") == 128 + signal.SIGTERM
+    assert list_checkpoints(tmp_path / "a/checkpoints")[-1].name == f"step-{step:08d}.pt"
+    monkeypatch.setattr(train, "train_step", original)
+    assert run(world, tmp_path, "name=a", "resume=true") == 0
+    assert measured(tmp_path / "a") == measured(straight)
+
+
+@pytest.mark.parametrize("step", [3, 12])
+def test_after_a_crash_resume_repeats_what_was_lost(
+    world: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    original, calls = train.train_step, 0
+
+    def crash(*arguments: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == step:
+            raise RuntimeError("power cut")
+        return original(*arguments)
+
+    monkeypatch.setattr(train, "train_step", crash)
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(world, tmp_path, "name=a")
+    monkeypatch.setattr(train, "train_step", original)
+    assert run(world, tmp_path, "name=a", "resume=true") == 0
+    assert measured(tmp_path / "a") == measured(straight)
+
+
+def test_resume_refuses_another_plan(world: Path, straight: Path) -> None:
+    with pytest.raises(UserError, match="another plan"):
+        run(world, straight.parent, "name=a", "resume=true", "balance.eps_association=0.2")
+
+
+def test_siglip_and_no_balancing(world: Path, tmp_path: Path) -> None:
+    config = json.dumps({**MODEL["config"], "init_logit_bias": -10}).replace('"', "")  # type: ignore[dict-item]
+    assert run(world, tmp_path, "balance=none", "model.loss=siglip", f"model.config={config}", "schedule.epochs=1") == 0
+    (folder,) = [path for path in tmp_path.iterdir() if (path / "metrics.jsonl").exists()]
+    assert folder.name == "wds-test-none-s0"
+    last = {row["name"]: row["value"] for row in measured(folder)}
+    assert last["data/kept"] == 1
+    assert last["train/loss"] > 0
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["data.train=/nowhere/{0..3}.tar"], "there is no folder /nowhere"),
+        (["model.config=null", "model.name=ViT-B-33"], "did you mean ViT-B-32"),
+        (["device=tpu"], "device=tpu is not known"),
+        (["precision=fp8"], "precision=fp8 is not known"),
+        (["resume=true", "name=none"], "no run to resume"),
+        (["balance.target={woman: 1.4}"], "1.4"),
+        (["balance.target={wmoan: 0.5}"], "did you mean 'woman'"),
+        (["balance.keep=1.5"], "max_repeat"),
+        (["eval.evaluators={rb: {kind: parity, set: nowhere}}"], "is not one of eval.sets"),
+        (["eval.evaluators={rb: {kind: partiy, set: faces}}"], "is not known; it is one of parity"),
+        (["data.batch_size=4000"], "does not fill one batch"),
+        (["model.loss=siglip"], "needs a logit bias"),
+    ],
+)
+def test_bad_input_is_told_before_anything_is_trained(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str], sentence: str
+) -> None:
+    monkeypatch.setattr(train, "train_step", lambda *a: pytest.fail("training started"))
+    with pytest.raises(UserError, match=sentence):
+        run(world, tmp_path, *more)
+
+
+def test_a_run_of_the_same_name_is_not_overwritten_unasked(world: Path, straight: Path) -> None:
+    before = (straight / "metrics.jsonl").read_bytes()
+    with pytest.raises(UserError, match="overwrite=true"):
+        run(world, straight.parent, "name=a")
+    assert (straight / "metrics.jsonl").read_bytes() == before
+
+
+def test_an_attribute_that_no_sample_bears(tmp_path: Path) -> None:
+    people_shards(tmp_path / "train", [40], lambda n: {**people_meta(n), "gender": None})
+    people_shards(tmp_path / "eval", [10])
+    with pytest.raises(UserError, match="unknown for all 40 samples"):
+        run(tmp_path, tmp_path / "runs", "name=a")
+
+
+def test_bad_samples_are_counted_by_cause_and_too_many_stop_the_run(tmp_path: Path) -> None:
+    people_shards(tmp_path / "train", [100])
+    people_shards(tmp_path / "eval", [20])
+    rows = [("x0", {"jpg": b"no picture", "txt": b"x"}), ("x1", {**sample(1), "txt": b"\xff"}), ("x2", {"txt": b"x"})]
+    write_tar(tmp_path / "train/train-00001.tar", rows)
+    torn = tmp_path / "train/train-00002.tar"
+    write_tar(torn, [(f"y{i}", sample(i, people_meta(i))) for i in range(5)])
+    torn.write_bytes(torn.read_bytes()[:4000])
+    with pytest.raises(UserError, match=r"undecodable picture 1") as caught:
+        run(tmp_path, tmp_path / "runs", "name=a", "data.max_bad=0.01")
+    assert "truncated or damaged tar 1" in str(caught.value)
+    assert "caption is not UTF-8 1" in str(caught.value)
+    assert run(tmp_path, tmp_path / "runs", "name=b", "data.max_bad=0.2", "schedule.epochs=1") == 0
+    notes = json.loads((tmp_path / "runs/b/plan/data.json").read_text())["notes"]
+    assert any("4 bad" in note for note in notes)
+
+
+def test_constraints_that_cannot_be_met_are_named(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(world, tmp_path, "name=a", "balance.keep=1.0", "schedule.epochs=1") == 0
+    assert "woman" in capsys.readouterr().out.split("note:")[1]
+
+
+def test_checkpoints_are_complete_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step in (1, 2, 3):
+        save_checkpoint(tmp_path, step, {"step": step, "x": torch.ones(3)}, keep=2)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000002.pt", "step-00000003.pt"]
+    monkeypatch.setattr(torch, "save", lambda state, file: (file.write(b"half"), 1 / 0))
+    with pytest.raises(ZeroDivisionError):
+        save_checkpoint(tmp_path, 4, {})
+    assert load_checkpoint(list_checkpoints(tmp_path)[-1])["step"] == 3
+    (tmp_path / "step-00000009.pt").write_bytes(b"damaged")
+    with pytest.raises(UserError, match="can't be read"):
+        load_checkpoint(tmp_path / "step-00000009.pt")
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_measure_as_one(world: Path, tmp_path: Path, root: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node=2",
+        "--master_port=29517",
+        str(root / "train.py"),
+    ]
+    wanted = overrides(world, tmp_path, "name=two", "data.batch_size=8", "schedule.epochs=1")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, *wanted], capture_output=True, text=True, env=environment, cwd=root, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert run(world, tmp_path, "name=one", "schedule.epochs=1") == 0
+    one, two = ({(r["name"], r["step"]): r for r in measured(tmp_path / name)} for name in ("one", "two"))
+    assert set(one) == set(two)
+    # The same model before training: every metric is that of one process.
+    for (name, step), row in one.items():
+        if step == 0:
+            assert two[name, step]["value"] == pytest.approx(row["value"], abs=1e-6)
+    assert two["train/loss", 3]["samples"] == one["train/loss", 3]["samples"]
+
+
+@pytest.mark.slow
+def test_the_command_line_and_offline_tracking(world: Path, tmp_path: Path, root: Path) -> None:
+    wanted = overrides(world, tmp_path, "name=cli", "schedule.epochs=1", "track=offline")
+    done = subprocess.run([sys.executable, "train.py", *wanted], capture_output=True, text=True, cwd=root, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert list((tmp_path / "cli/wandb").glob("offline-run-*/*.wandb"))
+    wrong = subprocess.run([sys.executable, "train.py", "schedule.epoch=2"], capture_output=True, text=True, cwd=root)
+    assert wrong.returncode == 2
+    assert wrong.stderr.strip().count("\n") == 0
+    assert "did you mean schedule.epochs" in wrong.stderr
+    listed = subprocess.run([sys.executable, "train.py", "--help"], capture_output=True, text=True, cwd=root)
+    assert "group=choice" in listed.stdout
+    assert "tiny_siglip" in listed.stdout
