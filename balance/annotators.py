@@ -106,8 +106,8 @@ def build_annotator(
     Raises:
         UserError: an unknown kind or key, a word list that is not there or not valid, names that clash.
     """
-    if unknown := set(config) - {"name", "sources"}:
-        raise UserError(f"attributes: unknown key {min(unknown)!r}; known are name and sources.")
+    if unknown := set(config) - {"name", "sources", "files"}:
+        raise UserError(f"attributes: unknown key {min(unknown)!r}; known are name, sources and files.")
     sources = config.get("sources")
     if not isinstance(sources, Sequence) or isinstance(sources, str) or not sources:
         raise UserError("attributes.sources must be a list with at least one source.")

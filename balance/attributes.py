@@ -188,6 +188,36 @@ def is_current(path: str | os.PathLike[str], url: str, fingerprint: str) -> bool
     )
 
 
+def find_files(shards: Sequence[str], folder: str | os.PathLike[str]) -> list[Path]:
+    """The attribute files of shards that were annotated before, whatever by.
+
+    Args:
+        shards: addresses of the shards.
+        folder: where `scripts/annotate.py` wrote.
+
+    Returns:
+        One file a shard, in their order.
+
+    Raises:
+        UserError: a shard has no file, has changed since, or was annotated in another way than the first.
+    """
+    files = [attribute_path(folder, url) for url in shards]
+    missing = [url for url, path in zip(shards, files, strict=True) if not path.is_file()]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(shards)} shards have no attribute file in {folder}, {missing[0]} the first; "
+            "run scripts/annotate.py on them."
+        )
+    first = read_meta(files[0])["annotator"]
+    for url, path in zip(shards, files, strict=True):
+        meta = read_meta(path)
+        if meta["shard_id"] != shard_identity(url):
+            raise UserError(f"The shard {url} has changed since {path} was made; run scripts/annotate.py again.")
+        if meta["annotator"] != first:
+            raise UserError(f"{path} was made in another way than {files[0]}; run scripts/annotate.py again.")
+    return files
+
+
 def check_covers(attributes: ShardAttributes, keys: Iterable[str], shard: str) -> None:
     """Check that an attribute file has a row for each good sample of a shard.
 

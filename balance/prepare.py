@@ -16,6 +16,7 @@ from rich.table import Table
 from balance.accepted import AcceptedMoments
 from balance.annotate import Summary, annotate_shards
 from balance.annotators import build_annotator
+from balance.attributes import find_files, read_meta
 from balance.cells import Cells
 from balance.errors import UserError
 from balance.moments import Moments, moments_of
@@ -151,7 +152,7 @@ def prepare_balance(
 
     Args:
         shards: addresses of the shards.
-        attributes: configuration group `attributes`.
+        attributes: configuration group `attributes`; its `files` names a folder of attribute files made before.
         balance: configuration group `balance`: `method` (`none` for no balancing) and the arguments of `Problem`.
         cache: folder under which attribute files are kept, by what made them.
         max_bad: share of unusable samples at which to stop.
@@ -161,16 +162,20 @@ def prepare_balance(
     Raises:
         UserError: what the steps raise, or a target that no sample bears.
     """
-    annotator = build_annotator(attributes, shards=shards)
-    method, problem = _problem(balance, annotator.s_names)
     notes: list[str] = []
 
     def report(summary: Summary) -> None:
         if summary.bad or summary.repeated:
             notes.extend(summary.lines())
 
-    out = cache / annotator.fingerprint[:12]
-    files = annotate_shards(shards, annotator, out, workers, progress, max_bad, report=report)
+    if attributes.get("files"):  # made before, by scripts/annotate.py: a picture model need not be here
+        files = find_files(shards, str(attributes["files"]))
+        method, problem = _problem(balance, read_meta(files[0])["s_names"])
+    else:
+        annotator = build_annotator(attributes, shards=shards)
+        method, problem = _problem(balance, annotator.s_names)
+        out = cache / annotator.fingerprint[:12]
+        files = annotate_shards(shards, annotator, out, workers, progress, max_bad, report=report)
     cells = Cells.from_parquet([str(file) for file in files])
     _check_borne(cells, problem)
     if method == "none":

@@ -18,17 +18,20 @@ from balance.attributes import (
     attribute_path,
     build_annotator,
     check_covers,
+    find_files,
     pack_concepts,
     read_attributes,
     read_meta,
     unpack_concepts,
 )
 from balance.errors import UserError
+from balance.prepare import prepare_balance
 from tests.shard_tools import picture, write_tar
 
 CAPTIONS: dict[str, Any] = {
     "sources": [{"kind": "captions", "attributes": ["gender"], "concepts": ["occupations"]}],
 }
+NAN = np.nan
 PEOPLE = ["a woman nurse", "a man", "two women", "a dog", "a nurse", "a doctor and his wife"]
 
 
@@ -329,3 +332,29 @@ def test_the_command(shards: list[str], tmp_path: Path, root: Path) -> None:
 
 def test_picture_bytes_are_pictures() -> None:
     assert picture()[:2] == b"\xff\xd8"
+
+
+def test_training_uses_files_made_before_and_gets_the_same(shards: list[str], tmp_path: Path) -> None:
+    balance = {"name": "m4", "target": {"woman": 0.5}, "keep": 0.6}
+    made = tmp_path / "made"
+    annotate_shards(shards, build_annotator(CAPTIONS), made, progress=False)
+    on_the_fly = prepare_balance(shards, CAPTIONS, balance, tmp_path / "cache", progress=False)
+    from_files = prepare_balance(shards, {"files": str(made)}, balance, tmp_path / "cache2", progress=False)
+    assert from_files.hash == on_the_fly.hash
+    assert contents(from_files.files) == contents(on_the_fly.files)
+    assert not (tmp_path / "cache2").exists()
+    s, y = np.array([[1.0], [0.0], [NAN]]), read_attributes(on_the_fly.files[0]).y[:3]
+    np.testing.assert_array_equal(from_files.rates(s, y), on_the_fly.rates(s, y))
+
+
+def test_files_made_before_must_fit(shards: list[str], tmp_path: Path) -> None:
+    annotate_shards(shards[:2], build_annotator(CAPTIONS), tmp_path / "out", progress=False)
+    with pytest.raises(UserError, match=r"1 of 3 shards have no attribute file .*s-2\.tar"):
+        find_files(shards, tmp_path / "out")
+    write_tar(Path(shards[1]), pairs("new-", 3))
+    with pytest.raises(UserError, match=r"s-1\.tar has changed"):
+        find_files(shards[:2], tmp_path / "out")
+    other = {"sources": [{**CAPTIONS["sources"][0], "both": "probability"}]}
+    annotate_shards(shards[1:2], build_annotator(other), tmp_path / "out", progress=False)
+    with pytest.raises(UserError, match="another way"):
+        find_files(shards[:2], tmp_path / "out")
