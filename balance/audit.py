@@ -245,9 +245,9 @@ def data_bias(
         concept_count=mass,
         known_count=known[:, 1:],
         concept_rate=rate,
-        rb=_largest((point.representation - pi)[wanted], (drawn.representation - pi)[:, wanted], level),
-        ab=_largest(point.association[wanted][:, ~proxies], drawn.association[:, wanted][..., ~proxies], level),
-        ab_proxies=_largest(point.association[wanted][:, proxies], drawn.association[:, wanted][..., proxies], level),
+        rb=_largest(_shifted(representation, pi), drawn.representation - pi, wanted, level),
+        ab=_largest(association, drawn.association, wanted[:, None] & ~proxies, level),
+        ab_proxies=_largest(association, drawn.association, wanted[:, None] & proxies, level),
         ab_chance=_chance(known[wanted], ones[wanted], ~proxies, level),
         p=p,
         p_adjusted=adjust_p_values(p),
@@ -268,6 +268,8 @@ def _bootstrap(cells: Cells, q: Floats, sums: _Sums, resamples: int, seed: int) 
 
 
 def _estimates(value: Floats, drawn: Floats, level: float) -> Estimates:
+    if not value.size:
+        return Estimates(value, value, value, value)
     # A concept that a resample lacks has no share there: such resamples say nothing of it.
     filled = np.where(np.isnan(drawn).all(axis=0), 0.0, drawn)
     low, high = np.nanquantile(filled, [(1 - level) / 2, (1 + level) / 2], axis=0)
@@ -276,13 +278,24 @@ def _estimates(value: Floats, drawn: Floats, level: float) -> Estimates:
     return Estimates(value, *(np.where(gone, np.nan, part) for part in (low, high, error)))
 
 
-def _largest(value: Floats, drawn: Floats, level: float) -> Estimates:
-    """The largest absolute value, with a bootstrap interval."""
+def _shifted(one: Estimates, by: Floats) -> Estimates:
+    return Estimates(one.value - by, one.low - by, one.high - by, one.error)
+
+
+def _largest(one: Estimates, drawn: Floats, chosen: NDArray[np.bool_], level: float) -> Estimates:
+    """The largest absolute value among the chosen entries, with an interval.
+
+    A resample's maximum leans upwards, so the lower end is the bootstrap's or, where smaller, the largest lower end
+    of an entry's own interval: 0 where each of these holds 0.
+    """
+    value = np.abs(one.value[chosen])
     if not np.isfinite(value).any():
         return Estimates(*(np.full(1, np.nan) for _ in range(4)))
-    largest = np.nanmax(np.abs(value))
-    flat = np.nan_to_num(np.abs(drawn.reshape(len(drawn), -1)), nan=-1.0).max(axis=1)
-    return _estimates(np.array([largest]), np.where(flat < 0, np.nan, flat)[:, None], level)
+    flat = np.nan_to_num(np.abs(drawn[:, chosen]), nan=-1.0).max(axis=1)
+    found = _estimates(np.array([np.nanmax(value)]), np.where(flat < 0, np.nan, flat)[:, None], level)
+    apart = (one.low[chosen] > 0) | (one.high[chosen] < 0)
+    own = np.where(apart, np.minimum(np.abs(one.low[chosen]), np.abs(one.high[chosen])), 0.0)
+    return Estimates(found.value, np.minimum(found.low, np.max(own)), found.high, found.error)
 
 
 def _chance(known: Floats, ones: Floats, columns: NDArray[np.bool_], level: float) -> float:

@@ -160,6 +160,8 @@ def _print_bias(before: DataBias, after: DataBias | None, top: int) -> None:
         wanted = f"wanted {before.pi[k]:.2f}, " if before.wanted[k] else ""
         table.add_row(f"share {name} ({wanted}unknown {before.unknown[k]:.1%})", *cells)
     console.print(table)
+    if not before.order():
+        return
     table = Table(title=f"Largest of {before.tests:,} associations", title_justify="left")
     for column in ("attribute", "concept", "with it", "P(c|1) - P(c|0)", "p (corrected)", "share in concept"):
         table.add_column(column, justify="left" if column in ("attribute", "concept") else "right")

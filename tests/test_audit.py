@@ -22,6 +22,7 @@ from balance.intervals import (
     largest_by_chance,
     newcombe,
 )
+from scripts.audit import main
 from tests.shard_tools import write_tar
 
 NAN = np.nan
@@ -210,12 +211,11 @@ def run(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
 
 
-def test_the_command_before_and_after_a_plan(tmp_path: Path, root: Path) -> None:
+def test_the_command_before_and_after_a_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = annotated(tmp_path, 20)
     solve(Cells.from_parquet(str(folder)), Problem(target={"woman": 0.5}, keep=0.6)).save(tmp_path / "plan")
-    done = run(root, str(folder), f"plan={tmp_path}/plan", f"out={tmp_path}/audit", "bootstrap=100")
-    assert done.returncode == 0, done.stderr
-    assert "RB (woman)" in done.stdout
+    main([str(folder), f"plan={tmp_path}/plan", f"out={tmp_path}/audit", "bootstrap=100"])
+    assert "RB (woman)" in capsys.readouterr().out
     page = (tmp_path / "audit" / "audit.html").read_text()
     assert "<svg" in page
     assert not re.search(r"""(src|href)=["'](?!#|data:)""", page), "the page must hold all it shows"
@@ -226,9 +226,9 @@ def test_the_command_before_and_after_a_plan(tmp_path: Path, root: Path) -> None
     assert {"attributes.csv", "intersections.csv"} <= {path.name for path in (tmp_path / "audit").iterdir()}
 
 
-def test_the_command_compares_two(tmp_path: Path, root: Path) -> None:
-    done = run(root, str(annotated(tmp_path, 30)), str(annotated(tmp_path, 5)), f"out={tmp_path}/audit")
-    assert done.returncode == 0, done.stderr
+def test_the_command_compares_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([str(annotated(tmp_path, 30)), str(annotated(tmp_path, 5)), f"out={tmp_path}/audit"])
+    assert "Surest of" in capsys.readouterr().out
     rows = list(csv.DictReader((tmp_path / "audit" / "changes.csv").read_text().splitlines()))
     assert rows[0]["attribute"] == "woman"
     assert float(rows[0]["p_adjusted"]) < 0.05
@@ -239,3 +239,12 @@ def test_the_command_tells_what_is_wrong(tmp_path: Path, root: Path) -> None:
     assert done.returncode == 2
     assert "no attribute files" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_no_concepts_and_no_bias() -> None:
+    cells = Cells.from_arrays([[0.0], [1.0]], np.zeros((2, 0)), [500, 500], ["woman"], [])
+    bias = data_bias(cells)
+    assert (bias.rb.value[0], bias.rb.low[0]) == (0, 0)
+    assert 0 < bias.rb.high[0] < 0.05
+    assert np.isnan(bias.ab.value[0])
+    assert bias.order() == []
