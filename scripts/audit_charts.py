@@ -31,8 +31,7 @@ def heat_map(title: str, rows: Sequence[str], columns: Sequence[str], values: Fl
         figure = Figure(figsize=(2.2 + 0.85 * len(columns), 1.1 + 0.235 * len(rows)))
         axes = figure.add_subplot()
         limit = max(0.1, float(np.nanmax(np.abs(values))))
-        shades = matplotlib.colormaps["PuOr_r"].copy()  # diverging, and safe for colour blindness
-        shades.set_bad("#f2f2f2")
+        shades = matplotlib.colormaps["PuOr_r"].with_extremes(bad="#f2f2f2")  # diverging, safe for colour blindness
         alpha = np.where(counts < 10, 0.35, 1.0)
         axes.imshow(values, cmap=shades, norm=TwoSlopeNorm(0, -limit, limit), aspect="auto", alpha=alpha)
         for i, j in np.ndindex(values.shape):
@@ -99,6 +98,7 @@ def rate_chart(title: str, rates: Floats, counts: Floats, known: Any) -> str:
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(5.2, 2.9))
         axes = figure.add_subplot()
+        axes.set_axisbelow(True)
         edges = np.linspace(0, max(1.0, float(rates.max())) * 1.0001, 41).tolist()
         axes.hist([rates[known], rates[~known]], edges, weights=[counts[known], counts[~known]], stacked=True,
                   color=[BLUE, COLOURS[4]], label=["attribute known", "all attributes unknown"])  # fmt: skip
@@ -115,6 +115,7 @@ def bar_chart(title: str, rows: Sequence[tuple[str, float]], x_label: str, line:
         figure = Figure(figsize=(5.6, 0.8 + 0.25 * len(rows)))
         axes = figure.add_subplot()
         values = [value for _, value in rows]
+        axes.set_axisbelow(True)
         axes.barh(range(len(rows)), values, color=BLUE, height=0.65)
         for at, value in enumerate(values):
             axes.text(value, at, f" {value:.3g}", va="center", fontsize=7)
