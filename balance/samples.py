@@ -15,6 +15,7 @@ from PIL import Image
 from webdataset.gopen import gopen
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
+from balance.errors import UserError
 from balance.shards import is_local
 from balance.tarwalk import DamagedTar, walk_tar
 
@@ -61,7 +62,8 @@ def read_shard(url: str, on_bad: Callable[[str], None] | None = None) -> Iterato
         Raw samples, each known to be whole: of a truncated tar, the last that was begun is not among them.
 
     Raises:
-        BadSample: the shard can't be read to its end, and `on_bad` is None.
+        BadSample: the shard ends early or is no tar, and `on_bad` is None.
+        UserError: the shard can't be opened or read at all.
     """
     begun: RawSample | None = None  # held back until the next one starts or the tar ends as it should
     try:
@@ -83,6 +85,8 @@ def read_shard(url: str, on_bad: Callable[[str], None] | None = None) -> Iterato
         if on_bad is None:
             raise BadSample(TRUNCATED) from error
         on_bad(TRUNCATED)
+    except OSError as error:
+        raise UserError(f"The shard {url} can't be read: {error.strerror or error}.") from error
 
 
 def _local_members(url: str) -> Iterator[dict[str, Any]]:

@@ -93,3 +93,8 @@ def test_a_compressed_shard_is_read(tmp_path: Path) -> None:
     packed = tmp_path / "a.tar.gz"
     packed.write_bytes(gzip.compress(path.read_bytes()))
     assert [raw["__key__"] for raw in read_shard(str(packed))] == ["0", "1", "2"]
+
+
+def test_a_shard_that_is_gone_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="gone.tar can't be read: No such file"):
+        list(read_shard(str(tmp_path / "gone.tar")))
