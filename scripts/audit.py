@@ -173,7 +173,8 @@ def _print_bias(before: DataBias, after: DataBias | None, top: int) -> None:
                interval(one.value[k, r], one.low[k, r], one.high[k, r]), f"{before.p_adjusted[k, r]:.2g}",
                interval(share.value[k, r], share.low[k, r], share.high[k, r])]  # fmt: skip
         if after is not None:
-            row.append(f"{after.concept_share.value[k, r]:.3f}")
+            kept = after.concept_share.value[k, r]
+            row.append(f"{kept:.3f}" if np.isfinite(kept) else "none left")
         table.add_row(*row)
     console.print(table)
 
