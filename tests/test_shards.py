@@ -96,5 +96,5 @@ def test_a_compressed_shard_is_read(tmp_path: Path) -> None:
 
 
 def test_a_shard_that_is_gone_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="gone.tar can't be read: No such file"):
+    with pytest.raises(UserError, match=r"gone\.tar can't be read: No such file"):
         list(read_shard(str(tmp_path / "gone.tar")))
