@@ -120,7 +120,7 @@ def test_bad_settings(config: dict[str, Any], message: str) -> None:
         ({"sources": [{"kind": "json", "field": "j", "concepts": ["a"]}]}, "no source gives an attribute"),
         ({"sources": [{"kind": "table", "path": "gone.parquet", "field": "g", "values": VALUES}]}, "no parquet file"),
         ({"sources": [{"kind": "captions", "attributes": ["gender"]},
-                      {"kind": "json", "field": "g", "values": VALUES, "positive": "woman"}]}, "comes from two sources"),
+                      {"kind": "json", "field": "g", "values": VALUES, "positive": "woman"}]}, "from two sources"),
         ({"sources": [{"kind": "captions", "attributes": ["gender"], "concepts": ["occupations"]},
                       {"kind": "json", "field": "j", "concepts": ["nurse"]}]}, "two sources give the concept 'nurse'"),
         ({"sources": [{"kind": "captions", "attributes": ["gender"]},
