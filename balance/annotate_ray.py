@@ -7,7 +7,6 @@ on.
 So every local shard's headers are walked first; shards that Ray would stumble over are given to plain Ray tasks.
 """
 
-import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +55,7 @@ def run_ray(task: ShardTask, shards: list[str], address: str | None) -> Iterator
     Raises:
         UserError: Ray is not installed, or the cluster is not to be reached.
     """
+    os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")  # read once, when ray.data is imported
     try:
         import ray
     except ImportError as error:
@@ -94,7 +94,6 @@ def _start(ray: Any, address: str | None) -> None:
 
 
 def _run_data(ray: Any, shared: Any, counts: dict[str, int]) -> Iterator[Path]:
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     before = context.target_max_block_size, context.enable_progress_bars
     context.target_max_block_size, context.enable_progress_bars = None, False  # one block a shard

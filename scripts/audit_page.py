@@ -61,7 +61,7 @@ def write_comparison(
     shown = [one for one in changes if one.what == "share in concept"][:top]
     charts = []
     if shown:
-        values = [_column([getattr(one, side) for one in shown]) for side in ("a", "b")]
+        values = [_picked(bias, shown) for bias in (a, b)]
         rows = [f"{one.concept} · {one.attribute}" for one in shown]
         places = [(i,) for i in range(len(shown))]
         title = "Share of the attribute inside concepts: the surest differences"
@@ -89,9 +89,12 @@ def write_comparison(
     )
 
 
-def _column(values: Sequence[float]) -> Estimates:
-    array = np.array(values)
-    return Estimates(array, array, array, array)
+def _picked(bias: DataBias, changes: Sequence[Change]) -> Estimates:
+    """One data set's shares in concepts, in the order of the changes."""
+    k = [bias.s_names.index(one.attribute) for one in changes]
+    r = [bias.y_names.index(one.concept) for one in changes]
+    share = bias.concept_share
+    return Estimates(share.value[k, r], share.low[k, r], share.high[k, r], share.error[k, r])
 
 
 def _ends(one: Estimates) -> str:
