@@ -207,10 +207,11 @@ def annotate_shards(
     todo = [url for url, is_done in zip(shards, current, strict=True) if not is_done]
     if todo:
         with tqdm(total=len(shards), initial=summary.done, unit="shard", disable=not progress, desc="annotate") as bar:
+            before = summary.samples
             for path in _run(engine, task, todo, workers, ray_address):
                 summary.add(read_meta(path))
                 bar.update()
-                bar.set_postfix_str(f"{summary.samples / (time.monotonic() - started):,.0f} samples/s")
+                bar.set_postfix_str(f"{(summary.samples - before) / (time.monotonic() - started):,.0f} samples/s")
                 _check_share(summary, max_bad, final=False)
     _check_share(summary, max_bad, final=True)
     summary.repeated = repeated_keys(files)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -185,6 +185,7 @@ def is_current(path: str | os.PathLike[str], url: str, fingerprint: str) -> bool
         meta["annotator"] == fingerprint
         and meta["shard"] == canonical_url(url)
         and meta["shard_id"] == shard_identity(url)
+        and meta["samples"] == pq.read_metadata(path).num_rows
     )
 
 
@@ -199,7 +200,8 @@ def find_files(shards: Sequence[str], folder: str | os.PathLike[str]) -> list[Pa
         One file a shard, in their order.
 
     Raises:
-        UserError: a shard has no file, has changed since, or was annotated in another way than the first.
+        UserError: a shard has no file, has changed since, or was annotated in another way than the first; or a file
+            lacks keys.
     """
     files = [attribute_path(folder, url) for url in shards]
     missing = [url for url, path in zip(shards, files, strict=True) if not path.is_file()]
@@ -213,21 +215,13 @@ def find_files(shards: Sequence[str], folder: str | os.PathLike[str]) -> list[Pa
         meta = read_meta(path)
         if meta["shard_id"] != shard_identity(url):
             raise UserError(f"The shard {url} has changed since {path} was made; run scripts/annotate.py again.")
+        rows = pq.read_metadata(path).num_rows
+        if rows != meta["samples"]:
+            raise UserError(
+                f"The attribute file {path} lacks {meta['samples'] - rows} of the {meta['samples']} keys of the "
+                f"shard {url}; "
+                "run scripts/annotate.py again."
+            )
         if meta["annotator"] != first:
             raise UserError(f"{path} was made in another way than {files[0]}; run scripts/annotate.py again.")
     return files
-
-
-def check_covers(attributes: ShardAttributes, keys: Iterable[str], shard: str) -> None:
-    """Check that an attribute file has a row for each good sample of a shard.
-
-    Raises:
-        UserError: it lacks some; names the shard, how many are missing and the first of them.
-    """
-    have = set(attributes.keys)
-    missing = [key for key in keys if key not in have]
-    if missing:
-        raise UserError(
-            f"The attribute file of the shard {shard} lacks {len(missing)} of its keys, {missing[0]!r} the "
-            f"first; annotate it again."
-        )
