@@ -76,7 +76,7 @@ class PictureSource:
         self._batch_size = int(config.get("batch_size", 64))
         self._soft = bool(config.get("soft", self._spec.get("soft", False)))
         self._threshold = float(config.get("threshold", self._spec.get("threshold", 0.8)))
-        self._scale, self._shift = float(self._spec.get("scale", 100.0)), float(self._spec.get("shift", 0.0))
+        self.scale, self.shift = float(self._spec.get("scale", 100.0)), float(self._spec.get("shift", 0.0))
         if not 0.5 <= self._threshold < 1:
             raise UserError(f"attributes: threshold={self._threshold:g} must lie in [0.5, 1).")
         names = list(map(str, self._spec["values"]))
@@ -103,8 +103,25 @@ class PictureSource:
         cosines = np.concatenate(parts) if parts else np.zeros((0, len(self._spec["values"]) + 1), np.float32)
         if self._is_attribute:
             return self._attribute(cosines), np.zeros((len(samples), 0), np.uint8)
-        p = expit(self._scale * (cosines[:, :-1] - cosines[:, -1:]) + self._shift)
+        p = expit(self.scale * (cosines[:, :-1] - cosines[:, -1:]) + self.shift)
         return np.zeros((len(samples), 0), np.float32), (p >= self._threshold).astype(np.uint8)  # NaN compares as 0
+
+    def margins(self, samples: Sequence[Sample]) -> npt.NDArray[np.float64]:
+        """What calibration is fitted to.
+
+        Returns:
+            (n, 1) cosine of the positive value minus that of the other, or (n, c) of each concept minus that of `none`.
+
+        Raises:
+            UserError: an attribute of several values, which has no single margin.
+        """
+        parts = [self._cosines(samples[i : i + self._batch_size]) for i in range(0, len(samples), self._batch_size)]
+        cosines = np.concatenate(parts).astype(np.float64)
+        if not self._is_attribute:
+            return cosines[:, :-1] - cosines[:, -1:]
+        if self._positive is None:
+            raise UserError("Calibration needs prompts with 'positive', or concepts.")
+        return cosines[:, [self._positive]] - cosines[:, [1 - self._positive]]
 
     def _cosines(self, samples: Sequence[Sample]) -> npt.NDArray[np.float32]:
         """(n, values + 1) cosines, the last column for `none` (NaN where there are no such prompts)."""
@@ -122,9 +139,9 @@ class PictureSource:
         return cosines
 
     def _attribute(self, cosines: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        values, none = self._scale * cosines[:, :-1].astype(np.float64), self._scale * cosines[:, -1]
+        values, none = self.scale * cosines[:, :-1].astype(np.float64), self.scale * cosines[:, -1]
         if self._positive is not None:
-            values[:, self._positive] += self._shift
+            values[:, self._positive] += self.shift
         p = np.exp(values - values.max(axis=1, keepdims=True))
         p /= p.sum(axis=1, keepdims=True)
         known = ~np.isnan(p).any(axis=1) & ~(none > values.max(axis=1))

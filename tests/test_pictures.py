@@ -1,3 +1,4 @@
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -5,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 from scipy.special import expit
 
 from balance.annotate import annotate_shards
@@ -180,3 +182,40 @@ def test_a_real_model_with_random_weights(tmp_path: Path) -> None:
     rows = encoder.encode_images([picture(), b"no picture"])
     assert np.linalg.norm(rows[0]) == pytest.approx(1, abs=1e-4)
     assert np.isnan(rows[1]).all()
+
+
+def test_margins(tmp_path: Path) -> None:
+    np.testing.assert_allclose(source(tmp_path, GENDER).margins(samples("wv"))[:, 0], [1, 0.2], atol=1e-6)
+    concepts = {"concepts": "c", "values": {"a": ["w"], "b": ["m"]}, "none": ["n"]}
+    np.testing.assert_allclose(source(tmp_path, concepts).margins(samples("v")), [[0.8, 0.6]], atol=1e-6)
+
+
+def test_the_calibration_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    from scripts import calibrate, picture_encoder
+
+    class Bright(Toy):
+        """Bright pictures look like women, by half."""
+
+        def encode_images(self, images: Sequence[bytes]) -> np.ndarray:
+            bright = np.array([np.asarray(Image.open(io.BytesIO(image))).mean() / 255 for image in images], np.float32)
+            rows = np.stack([bright, 1 - bright, 0 * bright], axis=1)
+            return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    monkeypatch.setattr(picture_encoder, "encoder_factory", lambda *_: lambda model: Bright())
+    rng = np.random.default_rng(0)
+    faces = []
+    for i in range(300):
+        shade = int(rng.integers(0, 256))
+        woman = rng.random() < expit((shade - 128) / 40)
+        faces.append({"key": f"{i}", "image": picture((shade,) * 3), "meta": {"sex": "F" if woman else "M"}})
+    shard = write_tar(tmp_path / "s.tar", faces)
+    path = tmp_path / "prompts.yaml"
+    path.write_text(yaml.safe_dump({**GENDER, "scale": 100.0}, sort_keys=False))
+    wanted = [f"data.train={shard}", f"prompts={path}", "field=sex", "positive=f", "negative=m", "model={name: x}"]
+    calibrate.main(wanted)
+    lines = capsys.readouterr().out.splitlines()
+    assert 1 < float(lines[0].split()[1]) < 20
+    before, after = (float(line.partition("log loss ")[2].split(",")[0]) for line in lines[2:])
+    assert after < before
+    with pytest.raises(UserError, match="No picture has age=f or m"):
+        calibrate.main([*wanted, "field=age"])
