@@ -2,8 +2,8 @@
 
     python scripts/bench_annotate.py 'shards=../shared/data/flickr8k/train-{00000..00005}.tar'
 
-Settings: shards, repeat (each figure is the best of so many), captions (how many for the parquet run), batch (captions at
-a time). One process, one core: all is timed in CPU seconds of this process, so that busy neighbours matter little.
+Settings: shards, repeat (each figure is the best of so many), captions (how many for the parquet run), batch (captions
+at a time). One process, one core: all is timed in CPU seconds of this process, so that busy neighbours matter little.
 """
 
 import sys
