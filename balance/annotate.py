@@ -14,11 +14,11 @@ from typing import Any
 
 import duckdb
 import numpy as np
-from tqdm import tqdm
 
 from balance.annotators import Annotator
 from balance.attributes import attribute_path, is_current, read_meta, shard_identity, write_attributes
 from balance.errors import UserError
+from balance.progress import ProgressLine
 from balance.samples import BadSample, RawSample, Sample, check_image_header, parse_sample, read_shard
 
 log = logging.getLogger(__name__)
@@ -206,12 +206,11 @@ def annotate_shards(
             summary.add(read_meta(path))
     todo = [url for url, is_done in zip(shards, current, strict=True) if not is_done]
     if todo:
-        with tqdm(total=len(shards), initial=summary.done, unit="shard", disable=not progress, desc="annotate") as bar:
+        with ProgressLine("annotate", len(shards), "shards", start=summary.done, shown=progress) as line:
             before = summary.samples
             for path in _run(engine, task, todo, workers, ray_address):
                 summary.add(read_meta(path))
-                bar.update()
-                bar.set_postfix_str(f"{(summary.samples - before) / (time.monotonic() - started):,.0f} samples/s")
+                line.update(1, f"{(summary.samples - before) / (time.monotonic() - started):,.0f} samples/s")
                 _check_share(summary, max_bad, final=False)
     _check_share(summary, max_bad, final=True)
     summary.repeated = repeated_keys(files)

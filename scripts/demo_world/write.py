@@ -15,9 +15,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tqdm import tqdm
-
 from balance.errors import UserError
+from balance.progress import ProgressLine
 
 from .config import World
 from .draw import picture
@@ -82,13 +81,13 @@ def _write_splits(world: World, root: Path, train: int, seed: int, workers: int,
     total = sum(split_sizes(world, train).values())
     with (
         ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool,
-        tqdm(total=total, unit="picture", desc="demo world", disable=quiet, smoothing=0.1) as bar,
+        ProgressLine("demo world", total, "pictures", shown=not quiet) as line,
     ):
         tasks = [pool.submit(write_shard, world, str(root), seed, *job) for job in _jobs(world, train)]
         for task in as_completed(tasks):
             split, tally = task.result()
             counts[split].update(tally)
-            bar.update(tally["samples"])
+            line.update(tally["samples"])
     return {split: dict(sorted(tally.items())) for split, tally in counts.items()}
 
 
