@@ -206,11 +206,11 @@ def annotate_shards(
             summary.add(read_meta(path))
     todo = [url for url, is_done in zip(shards, current, strict=True) if not is_done]
     if todo:
-        with ProgressLine("annotate", len(shards), "shards", start=summary.done, shown=progress) as line:
+        with ProgressLine("annotate", len(shards), "shards", start=summary.done, shown=progress) as counter:
             before = summary.samples
             for path in _run(engine, task, todo, workers, ray_address):
                 summary.add(read_meta(path))
-                line.update(1, f"{(summary.samples - before) / (time.monotonic() - started):,.0f} samples/s")
+                counter.update(1, f"{(summary.samples - before) / (time.monotonic() - started):,.0f} samples/s")
                 _check_share(summary, max_bad, final=False)
     _check_share(summary, max_bad, final=True)
     summary.repeated = repeated_keys(files)
