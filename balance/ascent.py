@@ -6,18 +6,22 @@ the dual is piecewise quadratic and they land on the maximum of the right piece.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from balance.dual import Dual, certify, converged
+from balance.dual import Certificate, Dual, certify, converged
 from balance.newton import newton_direction
 
 Floats = NDArray[np.float64]
-# L-BFGS-B iterations, then Newton steps; another round where the steps stall. A warm start tries Newton steps first.
-ROUNDS = ((0, 6), (60, 20), (200, 30), (1000, 60))
+EASY_TOP = 1e6  # of prices in units of the keep rate
+PATIENCE = 4  # Newton steps in which, if any is short, the distance must fall 10 times, or a round ends
+# L-BFGS-B iterations, Newton steps, and whether those are bold; another round where the steps stall. A warm start
+# tries Newton steps first.
+ROUNDS = ((0, 6, True), (60, 20, True), (150, 20, False), (400, 40, True), (1000, 40, False), (3000, 60, True))
 
 
 @dataclass
@@ -43,14 +47,35 @@ def maximise(dual: Dual, x: Floats, gap: float = 1e-6, warm: bool = False) -> tu
     trace = Trace()
     if dual.upper.size == 0:
         return np.append(x[:-1], dual.settle(x[:-1], x[-1])[0]), trace
+    shares = price_stages(dual)
+    before, passed = x, 0.0
+    for share, following in itertools.pairwise([*shares, 1.0]):
+        after = _rounds(replace(dual, upper=dual.upper * share), x, gap, warm, trace)
+        # The maximum is piecewise linear in the tops of the prices: follow the line through the last two.
+        slope = (after - before) / (share - passed) if passed else 0.0 * x
+        x, before, passed, warm = after + slope * (following - share), after, share, True
+    return _rounds(dual, x, gap, warm, trace), trace
+
+
+def price_stages(dual: Dual) -> list[float]:
+    """Shares of the tops of prices to solve with first, where they are huge (a keep rate near 0); empty otherwise."""
+    top = float(dual.upper.max())
+    if not np.isfinite(top) or top <= EASY_TOP:
+        return []
+    easy = EASY_TOP / top
+    return [0.5 * easy, *(easy * 100.0 ** np.arange(np.ceil(-np.log(easy) / np.log(100.0)))).tolist()]
+
+
+def _rounds(dual: Dual, x: Floats, gap: float, warm: bool, trace: Trace) -> Floats:
+    """Rounds of first-order and Newton steps until `converged`."""
     x = np.clip(x, dual.lower_bounds, dual.upper_bounds)
-    for first_order, newton in ROUNDS[0 if warm else 1 :]:
+    for first_order, newton, bold in ROUNDS[0 if warm else 1 :]:
         if first_order:
             x = _first_order(dual, x, first_order, trace)
-        x, done = _newton(dual, x, gap, newton, trace)
+        x, done = _newton(dual, x, gap, newton, bold, trace)
         if done:
             break
-    return x, trace
+    return x
 
 
 def _first_order(dual: Dual, x: Floats, iterations: int, trace: Trace) -> Floats:
@@ -67,30 +92,44 @@ def _first_order(dual: Dual, x: Floats, iterations: int, trace: Trace) -> Floats
     bounds = np.column_stack([dual.lower_bounds / scale, dual.upper_bounds / scale])
     options = {"maxiter": iterations, "maxcor": 20, "ftol": 1e-12, "gtol": 1e-12, "maxls": 10}
     result = minimize(objective, x / scale, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
-    return np.clip(result.x * scale, dual.lower_bounds, dual.upper_bounds)
+    x = result.x * scale
+    # Scaling there and back leaves prices a rounding short of their top, where they would count as free.
+    return np.where(x > dual.upper_bounds * (1 - 1e-12), dual.upper_bounds, np.maximum(x, dual.lower_bounds))
 
 
-def _newton(dual: Dual, x: Floats, gap: float, steps: int, trace: Trace) -> tuple[Floats, bool]:
+def _newton(dual: Dual, x: Floats, gap: float, steps: int, bold: bool, trace: Trace) -> tuple[Floats, bool]:
     """Projected semismooth Newton steps with a line search on D; returns x and whether it converged."""
-    best, best_gap = x, np.inf
-    damping = 1e-10
-    for _ in range(steps):
+    best, nearest = x, np.inf
+    caution, short, checkpoint = 1.0, 0, np.inf
+    for count in range(steps):
         certificate = certify(dual, x[:-1], x[-1])
         x = np.append(x[:-1], certificate.mu)
         trace.evaluations += 1
-        if certificate.gap < best_gap:
-            best, best_gap = x, certificate.gap
+        distance = distance_left(dual, certificate, x[:-1])
+        if distance < nearest:
+            best, nearest = x, distance
         if converged(dual, certificate, x[:-1], gap):
             return x, True
+        if count % PATIENCE == 0:
+            if short and nearest > 0.1 * checkpoint:
+                break  # the pieces that hold the maximum are not found yet: first-order steps find them faster
+            short, checkpoint = 0, nearest
         value, gradient, curvature = dual.evaluate(x)
-        direction = newton_direction(dual, x, gradient, curvature, damping)
+        direction = newton_direction(dual, x, gradient, curvature, distance, caution, bold)
         x, step = _search(dual, x, value, gradient, direction, trace)
-        damping = min(damping * 100, 1e-2) if step < 0.1 else max(damping / 100, 1e-13)
+        caution = min(caution * 100, 1e6) if step < 0.1 else max(caution / 10, 1e-6)
         trace.newton_steps += 1
-    certificate = certify(dual, x[:-1], x[-1])
-    if converged(dual, certificate, x[:-1], gap):
-        return np.append(x[:-1], certificate.mu), True
-    return (x if certificate.gap < best_gap else best), False
+        short += step < 0.1
+    return best, False
+
+
+def distance_left(dual: Dual, certificate: Certificate, v: Floats) -> float:
+    """How far from the maximum, at most 1: the relative gap, or the largest slope left where prices have no top."""
+    if np.isfinite(dual.upper).all():
+        return min(abs(certificate.gap), 1.0)
+    violation = certificate.moments / np.maximum(dual.system.mass, 1e-300)
+    too_much = float(violation[v < dual.upper].max(initial=0.0))
+    return min(max(too_much, -float(violation[v > 0].min(initial=0.0))), 1.0)
 
 
 def _search(

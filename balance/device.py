@@ -42,13 +42,9 @@ class DeviceOperator:
         sums = (self.pairs_T @ weights).cpu().numpy()
         return np.asarray(self.base.phi.T @ sums.reshape(-1, self.shape[1]))
 
-    def gram(self, weights: torch.Tensor) -> Any:
-        """See `Operator.gram`; formed on the CPU, since only small problems ask for it."""
-        return self.base.gram(weights.cpu().numpy())
-
-    def design(self) -> sp.csr_array:
-        """See `Operator.design`."""
-        return self.base.design()
+    def bias(self, matrix: sp.csr_array, rows: NDArray[np.int64] | None = None) -> sp.csr_array:
+        """See `Operator.bias`; made on the CPU."""
+        return self.base.bias(matrix, rows)
 
 
 def _to_torch(matrix: sp.csr_array, device: torch.device) -> torch.Tensor:

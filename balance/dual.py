@@ -58,11 +58,14 @@ class Dual:
         return self.centre - self.system.scores(v)
 
     def evaluate(self, x: Floats) -> tuple[float, Floats, Vector]:
-        """D, its gradient (J + 1,), and the curvature (n,), p where 0 < q' < Q' and else 0, at x = (v, mu)."""
+        """D less its constant 1/2 sum p u^2, its gradient (J + 1,), and the curvature (n,) at x = (v, mu).
+
+        The curvature of a cell is p where 0 < q' < Q', else 0.
+        """
         raw = self.pull(x[:-1]) - float(x[-1])
         q = raw.clip(0.0, self.cap)
         pq = self.system.p * q
-        value = pq @ (0.5 * q - raw) + 0.5 * (self.system.p @ self.centre**2)
+        value = pq @ (0.5 * q - raw)
         gradient = np.append(self.system.moments(pq), 0.0)
         if self.fixed_mean:
             value = value - float(x[-1])
@@ -142,4 +145,6 @@ def converged(dual: Dual, certificate: Certificate, v: Floats, gap: float) -> bo
     violation = certificate.moments / np.maximum(dual.system.mass, 1e-300)
     slack_price = v < dual.upper * (1 - 1e-9)
     held = not slack_price.any() or float(violation[slack_price].max()) <= HOLDS
-    return bool(held and (np.isinf(gap) or certificate.gap <= gap))
+    if np.isinf(gap):  # no top price: the gap says nothing, so nothing that is paid for may be slack either
+        return bool(held and float(violation[v > 0].min(initial=0.0)) >= -HOLDS)
+    return bool(held and certificate.gap <= gap)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from balance.cells import Cells
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 MAX_PAIRS = 20_000_000  # (pattern, concept) pairs beyond which the table of pairs costs more than it saves
 
 
@@ -36,11 +37,8 @@ class Operator(Protocol):
     def moments(self, weights: Floats) -> Floats:
         """(n,) weights to (F, N) moments."""
 
-    def gram(self, weights: Floats) -> tuple[Floats, sp.csr_array] | None:
-        """(P, F) features and the weighted co-occurrences of (pattern, concept) pairs; None where not held."""
-
-    def design(self) -> sp.csr_array:
-        """(n, F N) sparse: feature times concept of each cell."""
+    def bias(self, matrix: sp.csr_array, rows: Ints | None = None) -> sp.csr_array:
+        """(k, F N) coefficients of constraints to their bias vectors (rows, k), sparse; of all rows by default."""
 
 
 def features(s: Floats, pi: Floats) -> Floats:
@@ -102,17 +100,11 @@ class PatternOperator:
         """See `Operator.moments`."""
         return self.phi.T @ (self.pairs_T @ weights).reshape(-1, self.shape[1])
 
-    def gram(self, weights: Floats) -> tuple[Floats, sp.csr_array]:
-        """See `Operator.gram`."""
-        rows = np.flatnonzero(weights)
-        part = self.pairs[rows]
-        weighted = part.copy()
-        weighted.data = np.repeat(weights[rows], np.diff(part.indptr))
-        return self.phi, sp.csr_array(part.T @ weighted)
-
-    def design(self) -> sp.csr_array:
-        """See `Operator.design`."""
-        return sp.csr_array(self.pairs @ sp.kron(self.phi, sp.eye_array(self.shape[1]), format="csr"))
+    def bias(self, matrix: sp.csr_array, rows: Ints | None = None) -> sp.csr_array:
+        """See `Operator.bias`."""
+        spread = matrix @ sp.kron(self.phi.T, sp.eye_array(self.shape[1]), format="csr")
+        pairs = self.pairs if rows is None else self.pairs[rows]
+        return sp.csr_array(pairs @ spread.T)
 
 
 class RowOperator:
@@ -133,10 +125,7 @@ class RowOperator:
         """See `Operator.moments`."""
         return np.ascontiguousarray((self.y_T @ (self.phi * weights[:, None])).T)
 
-    def gram(self, weights: Floats) -> None:
-        """Not held: the table of pairs is what this form avoids."""
-        return None
-
-    def design(self) -> sp.csr_array:
-        """See `Operator.design`."""
-        return sp.csr_array(sp.hstack([self.y.multiply(column[:, None]) for column in self.phi.T]))
+    def bias(self, matrix: sp.csr_array, rows: Ints | None = None) -> sp.csr_array:
+        """See `Operator.bias`."""
+        phi, y = (self.phi, self.y) if rows is None else (self.phi[rows], self.y[rows])
+        return sp.csr_array(sp.hstack([y.multiply(column[:, None]) for column in phi.T]) @ matrix.T)

@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 
 def bias_vectors(system: System) -> sp.csr_array:
     """(n, J) sparse matrix of a_cj."""
-    return sp.csr_array(system.operator.design() @ system.matrix.T)
+    return sp.csr_array(system.operator.bias(system.matrix))
 
 
 def split_constant(system: System) -> tuple[sp.csr_array, Floats]:
@@ -30,7 +30,7 @@ def split_constant(system: System) -> tuple[sp.csr_array, Floats]:
     constant_part = np.asarray(system.matrix[:, [column]].toarray()).ravel()
     rest = system.matrix.tolil()
     rest[:, column] = 0.0
-    return sp.csr_array(system.operator.design() @ sp.csr_array(rest).T), constant_part
+    return system.operator.bias(sp.csr_array(rest)), constant_part
 
 
 def solve_reference(

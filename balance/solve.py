@@ -139,7 +139,7 @@ def solve_at(
     cap = problem.max_repeat / keep
     dual = Dual(system, system.u, cap, prices / keep)
     v0 = np.zeros(system.size) if start is None else start / keep
-    x, _ = maximise(dual, np.append(v0, 0.0), gap, warm=start is not None)
+    x, _ = maximise(dual, np.append(v0, 0.0), 0.1 * gap, warm=start is not None)
     mu, q = settle_mean(dual.pull(x[:-1]), system.p, cap, float(x[-1]))
     return Rates(q * keep, x[:-1] * keep, mu * keep, keep, prices, set_aside)
 
@@ -155,7 +155,7 @@ def _solve_auto(system: System, problem: Problem, gap: float, start: Floats | No
         rate = max(largest_rate(system, problem.max_repeat, ~set_aside).low, problem.min_keep)
         prices = np.where(set_aside, prices, prices * SET_ASIDE_DISCOUNT)
     rate = min(rate, 1.0, problem.max_repeat)
-    shortened = 1e-7
+    shortened = 1e-5
     while True:
         # A hair below the largest rate, where rounding can not decide; further below only if prices reach V there.
         keep = max(rate * (1 - shortened), min(problem.min_keep, rate)) if rate < 1.0 else rate
