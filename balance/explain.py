@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from balance.solve import Rates
 
 Floats = NDArray[np.float64]
+LOWEST_ADVICE = 1e-3  # keep rates below this are no advice
 KINDS = {REPRESENTATION: "representation", ASSOCIATION: "association", FLOOR: "floor"}
 
 
@@ -129,8 +130,16 @@ def _alone(j: int, system: System, problem: Problem, keep: float, before: Floats
 
 
 def explain(plan: Plan) -> list[str]:
-    """One or two sentences for each violation."""
-    return [_sentence(violation, plan) for violation in plan.violations]
+    """A few sentences for each violation, and one for all of them together."""
+    sentences = [_sentence(violation, plan) for violation in plan.violations]
+    if any(not violation.set_aside for violation in plan.violations):
+        rate = plan.attainable_rate
+        if rate < LOWEST_ADVICE:
+            sentences.append("At no keep rate could all of these hold together; keep='auto' sets aside what can not.")
+        else:
+            repeats = _ceil(plan.problem.max_repeat * plan.keep / rate)
+            sentences.append(f"All would hold together at keep <= {_floor(rate)} or max_repeat >= {repeats}.")
+    return sentences
 
 
 def _sentence(violation: Violation, plan: Plan) -> str:

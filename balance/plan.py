@@ -171,6 +171,14 @@ class Plan:
     def _index(self) -> dict[tuple[bytes, int, int], int]:
         return {key: i for i, key in enumerate(_keys(self.cells.s, self.cells.y))}
 
+    @cached_property
+    def attainable_rate(self) -> float:
+        """The largest keep rate at which every constraint would hold; 0 where there is none."""
+        from balance.autokeep import largest_rate
+
+        system = build_system(self.cells, self.problem)
+        return largest_rate(system, self.problem.max_repeat, np.ones(system.size, bool)).low
+
     def explain(self) -> list[str]:
         """What does not hold, by how much, and what would help; empty where all holds."""
         sentences = explain(self)

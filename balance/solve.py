@@ -79,7 +79,7 @@ def solve(
     if method == "dual" and options:
         raise UserError(f"method 'dual' has no option {next(iter(options))!r}: it takes gap and warm_start")
     system = build_system(cells, problem)
-    start = warm_start.prices_for(system) if warm_start is not None else None
+    start = warm_start.prices_for(system) / warm_start.keep if warm_start is not None else None
     if method == "dual" or problem.keep == "auto":
         rates = solve_dual(_on_device(system, device), problem, gap, start)
         rates = replace(rates, q=np.asarray(rates.q if isinstance(rates.q, np.ndarray) else rates.q.cpu()))
@@ -135,10 +135,10 @@ def solve_at(
     start: Floats | None,
     set_aside: NDArray[np.bool_],
 ) -> Rates:
-    """Solve at one keep rate, in units of it; `start` (J,) are prices in the data's units."""
+    """Solve at one keep rate, in units of it; `start` (J,) are prices in units of theirs."""
     cap = problem.max_repeat / keep
     dual = Dual(system, system.u, cap, prices / keep)
-    v0 = np.zeros(system.size) if start is None else start / keep
+    v0 = np.zeros(system.size) if start is None else start
     x, _ = maximise(dual, np.append(v0, 0.0), 0.1 * gap, warm=start is not None)
     mu, q = settle_mean(dual.pull(x[:-1]), system.p, cap, float(x[-1]))
     return Rates(q * keep, x[:-1] * keep, mu * keep, keep, prices, set_aside)
@@ -162,7 +162,7 @@ def _solve_auto(system: System, problem: Problem, gap: float, start: Floats | No
         rates = solve_at(system, problem, keep, prices, gap, start, set_aside)
         if not (violated(system, rates.q, keep) & ~set_aside).any() or shortened > 0.1:
             return rates
-        shortened, start, rate = shortened * 10, rates.v, min(rate, 1 - 1e-12)
+        shortened, start, rate = shortened * 10, rates.v / keep, min(rate, 1 - 1e-12)
 
 
 def violated(system: System, q: Vector, keep: float) -> NDArray[np.bool_]:

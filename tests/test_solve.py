@@ -156,9 +156,10 @@ def test_one_gender_concept_keeps_its_floor_and_is_named() -> None:
     [violation] = plan.violations
     assert (violation.concept, violation.attribute, violation.kind) == ("nurse", "woman", "association")
     assert violation.amount == pytest.approx(0.48, abs=1e-9)
-    [sentence] = plan.explain()
+    sentence, together = plan.explain()
     assert "'nurse'" in sentence
     assert "no keep rate helps" in sentence
+    assert "At no keep rate" in together
 
 
 def test_remedies_are_true() -> None:
@@ -176,6 +177,8 @@ def test_remedies_are_true() -> None:
     assert not solve(cells, replace(problem, keep=violation.keep_needed * 0.999)).violations
     assert solve(cells, replace(problem, keep=violation.keep_needed * 1.01)).violations
     assert not solve(cells, replace(problem, max_repeat=violation.repeats_needed * 1.001)).violations
+    assert plan.attainable_rate == pytest.approx(expected, rel=1e-5)
+    assert "keep <= 0.833 or max_repeat >= 1.140" in plan.explain()[-1]
     wider = violation.tolerance + violation.amount
     assert not solve(cells, replace(problem, eps_association=wider + 1e-6)).violations
 

@@ -1,0 +1,122 @@
+"""What balance costs: keep rate, effective sample size and tolerance against the bias that remains.
+
+`python scripts/frontier.py attributes=<files> out=<folder> balance.max_repeat=2` takes the settings of scripts/solve.py
+and writes `frontier.csv` and `frontier.svg`. Each point is an exact plan, warm-started from its neighbour.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib import pyplot as plt
+from solve import read_settings
+from tqdm import tqdm
+
+from balance import Cells, Plan, Problem, solve
+from balance.errors import UserError
+
+matplotlib.use("Agg")
+TOLERANCES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)
+COLUMNS = (
+    "eps_association",
+    "keep",
+    "rb",
+    "worst_gap",
+    "ab",
+    "effective",
+    "effective_per_epoch",
+    "kept_smallest",
+    "unmet",
+    "gap",
+)
+
+
+def point(plan: Plan, tolerance: float) -> dict[str, float]:
+    """One row of the table."""
+    summary = plan.summary()
+    worst = plan.after.worst_concept()
+    return {
+        "eps_association": tolerance,
+        "keep": plan.keep,
+        "rb": plan.after.representation_bias,
+        "worst_gap": abs(worst[2]) if worst else 0.0,
+        "ab": plan.after.association_bias,
+        "effective": plan.effective_sample_size / plan.cells.total,
+        "effective_per_epoch": plan.effective_per_epoch / plan.cells.total,
+        "kept_smallest": float(summary["kept_smallest"] or np.nan),
+        "unmet": float(len(plan.violations)),
+        "gap": plan.gap,
+    }
+
+
+def sweep(cells: Cells, problem: Problem, keeps: Sequence[float]) -> list[dict[str, float]]:
+    """A plan for each tolerance and keep rate."""
+    rows = []
+    for tolerance in tqdm(TOLERANCES, desc="tolerances"):
+        plan = None
+        for keep in keeps:
+            asked = replace(problem, keep=keep, eps_association=tolerance)
+            plan = solve(cells, asked, warm_start=plan)
+            rows.append(point(plan, tolerance))
+    return rows
+
+
+def draw(rows: list[dict[str, float]], path: Path) -> None:
+    """Three panels over the keep rate, one line a tolerance."""
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    labels = ("largest gap inside a concept", "representation bias RB", "effective sample size (Kish), share of all")
+    colours = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(TOLERANCES)))
+    for tolerance, colour in zip(TOLERANCES, colours, strict=True):
+        line = [row for row in rows if row["eps_association"] == tolerance]
+        for axis, column in zip(axes, ("worst_gap", "rb", "effective"), strict=True):
+            axis.plot([row["keep"] for row in line], [row[column] for row in line], "o-", ms=3, color=colour)
+    for axis, label in zip(axes, labels, strict=True):
+        axis.set_xlabel("keep rate")
+        axis.set_ylabel(label)
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.3)
+    handles = [plt.Line2D([], [], color=c, label=f"{t:g}") for t, c in zip(TOLERANCES, colours, strict=True)]
+    axes[0].legend(handles=handles, title="tolerance", frameon=False)
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def run(overrides: list[str]) -> None:
+    """Count, sweep, write."""
+    settings, balance = read_settings(overrides)
+    balance.pop("method", None)
+    problem = Problem.from_dict(balance)
+    options: dict[str, Any] = {name: settings[name] for name in ("memory_limit", "threads", "bins")}
+    cells = Cells.from_parquet(settings["attributes"], temp_directory=settings["temp"], **options)
+    keeps = np.round(np.linspace(0.1, min(1.0, problem.max_repeat), 10), 4).tolist()
+    rows = sweep(cells, problem, keeps)
+    out = Path(settings["out"])
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "frontier.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    draw(rows, out / "frontier.svg")
+    print(f"{len(rows)} plans in {out}/frontier.csv and {out}/frontier.svg")
+
+
+def main() -> None:
+    if any(argument in ("-h", "--help") for argument in sys.argv[1:]):
+        print(__doc__)
+        return
+    try:
+        run(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
