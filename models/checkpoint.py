@@ -21,6 +21,11 @@ def checkpoint_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}.pt"
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file is named as a run's checkpoints are."""
+    return _NAME.fullmatch(path.name) is not None
+
+
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 2) -> Path:
     """Write a checkpoint atomically, then remove all but the newest `keep`."""
     folder.mkdir(parents=True, exist_ok=True)

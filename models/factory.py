@@ -17,6 +17,7 @@ from torch import nn
 from torchvision.transforms import Compose, Normalize
 
 from balance.errors import UserError
+from models.checkpoint import is_checkpoint, load_checkpoint
 
 Tokenizer = Callable[[list[str]], torch.Tensor]
 
@@ -157,18 +158,25 @@ def create(
 
 
 def load_weights(model: nn.Module, name: str, pretrained: str, device: str | torch.device) -> None:
-    """Load weights into a model from a file or an open_clip tag; nothing in the file is executed.
+    """Load weights into a model: an open_clip tag, a file, or a checkpoint of a run; nothing in it is executed.
 
     Raises:
-        UserError: the weights do not fit the model.
+        UserError: the weights do not fit the model, or the file can't be read.
     """
     path = Path(pretrained)
     try:
         if not path.is_file():
             path = Path(open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, pretrained)))
-        open_clip.load_checkpoint(model, str(path), device=device)
+        if is_checkpoint(path):
+            model.load_state_dict(load_checkpoint(path, device)["model"])
+        else:
+            open_clip.load_checkpoint(model, str(path), device=device)
     except RuntimeError as error:
         raise UserError(f"model.pretrained={pretrained} does not fit the model {name}: {_first_line(error)}") from error
+    except UserError:
+        raise
+    except Exception as error:  # torch's reader raises whatever it stumbles over: KeyError, EOFError, UnpicklingError
+        raise UserError(f"model.pretrained={pretrained} is no file of weights: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:
