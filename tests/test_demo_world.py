@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -18,6 +19,7 @@ from balance.samples import parse_sample, read_shard
 from balance.shards import expand_shards
 from scripts.demo_world.config import load_world
 from scripts.demo_world.grammar import WORDS, caption
+from scripts.demo_world.ideal import ideal_bias
 from scripts.demo_world.people import draw_scene
 from scripts.demo_world.splits import sample, split_sizes
 from scripts.demo_world.write import make_world
@@ -69,6 +71,28 @@ def test_ambiguous_pictures_come_with_captions_that_tell(scenes: list[Any]) -> N
     hidden = [s for s in scenes if s.view == "hidden"]
     assert sum("occupation" in s.told for s in portraits) / len(portraits) > 0.5
     assert sum("gender" in s.told for s in hidden) / len(hidden) > 0.5
+
+
+def test_the_ideal_values_are_those_of_the_joint(scenes: list[Any]) -> None:
+    """The formulas against counts of a sample: p(text | image) / p(text) with everything counted."""
+    world = load_world(WORLD)
+    told = [s for s in scenes if "gender" in s.told]
+    prior = sum(s.gender == "woman" for s in told) / len(told)
+    parity = []
+    for setting in world.settings:
+        rows = [s for s in scenes if s.setting == setting]
+        share = sum(s.gender == "woman" for s in rows) / len(rows)
+        man, woman = (1 - share) / (1 - prior), share / prior
+        parity.append((man - woman) / (man + woman))
+    ideal = ideal_bias(world)
+    assert abs(sum(parity) / len(parity) - ideal["parity"]) < 0.04
+    assert 0.2 < ideal["parity"] < 0.3
+    # Two occupations of 85 % women and eight of 12 %: 0.85 / 2.66 of the women's mass against 0.15 / 7.34 of the men's.
+    assert abs(ideal["ab"] - (0.85 / 2.66 - 0.15 / 7.34)) < 1e-9
+    even = {name: replace(job, p_woman=0.5) for name, job in world.occupations.items()}
+    fair = ideal_bias(replace(world, occupations=even, plain_p_woman=0.5))
+    assert fair["ab"] == pytest.approx(0)
+    assert fair["parity"] == pytest.approx(0)
 
 
 def test_evaluation_splits_are_balanced() -> None:

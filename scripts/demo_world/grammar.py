@@ -74,6 +74,8 @@ def _scene(scene: Scene, rng: Random) -> str:
         phrase = _indefinite(setting)
     else:
         phrase = thing or "an empty place"
+    if owner and not (setting or thing):  # as on the web: a caption that names somebody who is not in the picture
+        return rng.choice(PHOTO).format(_indefinite(owner))
     if owner:
         phrase += rng.choice((" of {}", " belonging to {}", " where {} works")).format(_indefinite(owner))
         return rng.choice(PHOTO).format(phrase)

@@ -21,9 +21,10 @@ from balance.progress import ProgressLine
 from .config import World
 from .draw import picture
 from .grammar import caption
+from .ideal import ideal_bias
 from .splits import sample, split_sizes
 
-VERSION = 1
+VERSION = 2
 SHARD = 1000  # samples
 
 
@@ -52,6 +53,7 @@ def make_world(world: World, out: Path, train: int, seed: int, workers: int, qui
     try:
         counts = _write_splits(world, part, train, seed, workers, quiet)
         truth = {"version": VERSION, "hash": mark, "seed": seed, "world": asdict(world), "splits": counts}
+        truth["ideal"] = ideal_bias(world)
         (part / "world.json").write_text(json.dumps(truth, indent=1) + "\n", encoding="utf-8")
         if out.exists():
             shutil.rmtree(out)
