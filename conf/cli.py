@@ -182,20 +182,44 @@ def fail(error: Exception) -> int:
     return 2
 
 
+FLAGS_WITH_VALUE = (
+    "-c",
+    "--cfg",
+    "-p",
+    "--package",
+    "-cp",
+    "--config-path",
+    "-cn",
+    "--config-name",
+    "-cd",
+    "--config-dir",
+)
+
+
+def pairwise_arguments(argv: list[str]) -> list[tuple[str, str]]:
+    """Each argument of a command with the one before it."""
+    return list(zip(argv[1:], argv[:-1], strict=True))
+
+
+def is_override(argument: str, before: str) -> bool:
+    """Whether an argument is an override and no flag of Hydra's, nor such a flag's value."""
+    return not argument.startswith("-") and before not in FLAGS_WITH_VALUE
+
+
 def launch(task: Callable[[Config], int | None], config_name: str = "train") -> None:
     """Run a task with the configuration that the command line asks for, then exit with its status.
 
     Overrides are checked first. Hydra's own flags (`--help`, `--cfg job`, `--multirun`, ...) work as usual.
     """
-    sys.argv[1:] = [arg if arg.startswith("-") else quote_override(arg) for arg in sys.argv[1:]]
-    overrides = [arg for arg in sys.argv[1:] if not arg.startswith("-")]
+    overrides = [arg for arg, before in pairwise_arguments(sys.argv) if is_override(arg, before)]
     if not {"-m", "--multirun", "-h", "--help", "--hydra-help"} & set(sys.argv[1:]):
         try:
             compose_raw(overrides, config_name)
         except UserError as error:
             sys.exit(fail(error))
 
-    sys.argv[1:] = replace_mappings(sys.argv[1:])
+    flags = [arg for arg, before in pairwise_arguments(sys.argv) if not is_override(arg, before)]
+    sys.argv[1:] = flags + replace_mappings([quote_override(override) for override in overrides])
 
     def run(raw: DictConfig) -> None:
         try:
