@@ -17,7 +17,7 @@ from balance.dual import Certificate, Dual, certify, converged
 from balance.newton import newton_direction
 
 Floats = NDArray[np.float64]
-EASY_TOP = 1e6  # of prices in units of the keep rate
+EASY_TOP, HUGE_TOP = 1e4, 1e7  # tops of prices, in units of the keep rate, that need no stages, and that need them
 PATIENCE = 4  # Newton steps in which, if any is short, the distance must fall 10 times, or a round ends
 # L-BFGS-B iterations, Newton steps, and whether those are bold; another round where the steps stall. A warm start
 # tries Newton steps first.
@@ -30,6 +30,7 @@ class Trace:
 
     evaluations: int = 0
     newton_steps: int = 0
+    converged: bool = False
 
 
 def maximise(dual: Dual, x: Floats, gap: float = 1e-6, warm: bool = False) -> tuple[Floats, Trace]:
@@ -46,7 +47,13 @@ def maximise(dual: Dual, x: Floats, gap: float = 1e-6, warm: bool = False) -> tu
     """
     trace = Trace()
     if dual.upper.size == 0:
+        trace.converged = True
         return np.append(x[:-1], dual.settle(x[:-1], x[-1])[0]), trace
+    if not float(dual.upper.max()) > HUGE_TOP:
+        found = _rounds(dual, x, gap, warm, trace)
+        if trace.converged:
+            return found, trace
+        x = found if np.isinf(dual.upper).any() else x
     shares = price_stages(dual)
     before, passed = x, 0.0
     for share, following in itertools.pairwise([*shares, 1.0]):
@@ -73,6 +80,7 @@ def _rounds(dual: Dual, x: Floats, gap: float, warm: bool, trace: Trace) -> Floa
         if first_order:
             x = _first_order(dual, x, first_order, trace)
         x, done = _newton(dual, x, gap, newton, bold, trace)
+        trace.converged = done
         if done:
             break
     return x

@@ -21,7 +21,9 @@ from balance.system import FLOOR, System, build_system
 Floats = NDArray[np.float64]
 GPU_PAIRS = 5_000_000  # (cell, concept) pairs from which moving to a GPU pays
 METHODS = ("dual", "cvxpy", "stochastic")
-SET_ASIDE_DISCOUNT = 10.0  # times V for what can hold, where something else cannot
+HELD_FACTOR = 10.0  # times V: the price of what can hold, where something else cannot
+SET_ASIDE_SHARES = [1.0, 0.1, 0.01, 0.0]  # of V: what is set aside pulls at the first of these that breaks nothing else
+BELOW = [1e-4, 1e-3, 1e-2, 1e-1]  # of the largest rate
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +37,7 @@ class Rates:
         keep: eta.
         prices: (J,) V_j, the top of each price.
         set_aside: (J,) constraints that cannot hold at any rate that `keep="auto"` may choose.
+        converged: whether the method reached the gap it was asked for.
     """
 
     q: Vector
@@ -43,6 +46,7 @@ class Rates:
     keep: float
     prices: Floats
     set_aside: NDArray[np.bool_]
+    converged: bool = True
 
 
 def solve(
@@ -139,30 +143,34 @@ def solve_at(
     cap = problem.max_repeat / keep
     dual = Dual(system, system.u, cap, prices / keep)
     v0 = np.zeros(system.size) if start is None else start
-    x, _ = maximise(dual, np.append(v0, 0.0), 0.1 * gap, warm=start is not None)
+    x, trace = maximise(dual, np.append(v0, 0.0), 0.1 * gap, warm=start is not None)
+    if start is not None and not trace.converged:  # a start from another regime can be worse than none
+        x, trace = maximise(dual, np.zeros(system.size + 1), 0.1 * gap)
     mu, q = settle_mean(dual.pull(x[:-1]), system.p, cap, float(x[-1]))
-    return Rates(q * keep, x[:-1] * keep, mu * keep, keep, prices, set_aside)
+    return Rates(q * keep, x[:-1] * keep, mu * keep, keep, prices, set_aside, trace.converged)
 
 
 def _solve_auto(system: System, problem: Problem, gap: float, start: Floats | None) -> Rates:
-    """The largest rate for what can hold; the rest is set aside, and pulls with a lower price than what holds."""
+    """The largest rate for what can hold; the rest is set aside, and pulls only as far as what can hold lets it."""
     prices = system.prices(problem.penalty)
     set_aside = np.zeros(system.size, bool)
     rate = largest_rate(system, problem.max_repeat, ~set_aside).low
+    eases = [1.0]
     if rate < problem.min_keep:
         lowest = solve_at(system, problem, problem.min_keep, prices, gap, start, set_aside)
         set_aside = violated(system, lowest.q, problem.min_keep) & (system.kind != FLOOR)
         rate = max(largest_rate(system, problem.max_repeat, ~set_aside).low, problem.min_keep)
-        prices = np.where(set_aside, prices, prices * SET_ASIDE_DISCOUNT)
+        eases = SET_ASIDE_SHARES
     rate = min(rate, 1.0, problem.max_repeat)
-    shortened = 1e-5
-    while True:
-        # A hair below the largest rate, where rounding can not decide; further below only if prices reach V there.
-        keep = max(rate * (1 - shortened), min(problem.min_keep, rate)) if rate < 1.0 else rate
-        rates = solve_at(system, problem, keep, prices, gap, start, set_aside)
-        if not (violated(system, rates.q, keep) & ~set_aside).any() or shortened > 0.1:
-            return rates
-        shortened, start, rate = shortened * 10, rates.v / keep, min(rate, 1 - 1e-12)
+    for ease, below in [*((ease, BELOW[0]) for ease in eases), *((eases[-1], below) for below in BELOW[1:])]:
+        # A hair below the largest rate, where rounding cannot decide; further below only if prices reach V there.
+        keep = max(rate * (1 - below), min(problem.min_keep, rate)) if rate < 1.0 or below > BELOW[0] else rate
+        asked = np.where(set_aside, prices * ease, prices * HELD_FACTOR) if set_aside.any() else prices
+        rates = solve_at(system, problem, keep, asked, gap, start, set_aside)
+        if rates.converged and not (violated(system, rates.q, keep) & ~set_aside).any():
+            break
+        start = np.minimum(rates.v, asked) / keep
+    return rates
 
 
 def violated(system: System, q: Vector, keep: float) -> NDArray[np.bool_]:

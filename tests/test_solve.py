@@ -178,7 +178,7 @@ def test_remedies_are_true() -> None:
     assert solve(cells, replace(problem, keep=violation.keep_needed * 1.01)).violations
     assert not solve(cells, replace(problem, max_repeat=violation.repeats_needed * 1.001)).violations
     assert plan.attainable_rate == pytest.approx(expected, rel=1e-5)
-    assert "keep <= 0.833 or max_repeat >= 1.140" in plan.explain()[-1]
+    assert "keep <= 0.833 or max_repeat >= 1.14" in plan.explain()[-1]
     wider = violation.tolerance + violation.amount
     assert not solve(cells, replace(problem, eps_association=wider + 1e-6)).violations
 
