@@ -110,7 +110,7 @@ def describe(plan: Plan) -> Table:
 
 
 def _number(value: float | str | None) -> str:
-    return f"{value:+.4f}" if isinstance(value, float) else "-"
+    return f"{value:.4f}" if isinstance(value, float) else "-"
 
 
 def run(overrides: list[str]) -> Plan:

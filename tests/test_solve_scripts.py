@@ -1,0 +1,73 @@
+"""The commands: attribute files to a saved plan, and the frontier."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from balance import Plan
+
+
+def command(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], cwd=root, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def rows(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("rows")
+    sizes = ("--rows", "4000", "--rows-per-file", "1500", "--patterns", "500", "--concepts", "70", "--workers", "1")
+    made = command(root, "scripts/make_attribute_rows.py", "--out", str(out), *sizes)
+    assert made.returncode == 0, made.stderr
+    return out
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Path:
+    file = tmp_path / "m4.yaml"
+    file.write_text("name: m4\nmethod: dual\ntarget: {attribute0: 0.5}\nkeep: 0.5\n")
+    return file
+
+
+def test_files_to_plan(root: Path, rows: Path, settings: Path, tmp_path: Path) -> None:
+    out = tmp_path / "plan"
+    group = f"balance={settings}"
+    done = command(root, "scripts/solve.py", f"attributes={rows}", f"out={out}", group, "balance.keep=0.4", "threads=1")
+    assert done.returncode == 0, done.stderr
+    plan = Plan.load(out)
+    assert plan.keep == 0.4
+    assert plan.cells.total == 4000
+    assert plan.gap <= 1e-6
+    assert "4,000 samples" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("attribute=x", "out=y"), "did you mean 'attributes'"),
+        (("attributes=x", "out=y", "balance.kep=1"), "did you mean 'balance.keep'"),
+        (("attributes=x",), "out is missing"),
+        (("attributes=x", "out=y", "balance=m5"), "there is no m5.yaml"),
+        (("attributes=nowhere", "out=y"), "no attribute files at nowhere"),
+    ],
+)
+def test_typos_are_answered(root: Path, arguments: tuple[str, ...], sentence: str) -> None:
+    done = command(root, "scripts/solve.py", *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_frontier(root: Path, rows: Path, settings: Path, tmp_path: Path) -> None:
+    done = command(root, "scripts/frontier.py", f"attributes={rows}", f"out={tmp_path}", f"balance={settings}")
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "frontier.csv").open() as file:
+        points = list(csv.DictReader(file))
+    assert len(points) == 60
+    assert float(points[-1]["rb"]) > float(points[0]["rb"])
+    assert (tmp_path / "frontier.svg").stat().st_size > 1000
