@@ -39,7 +39,7 @@ from models.clock import Clock
 from models.factory import ModelBundle, check_model_name, create
 from models.losses import contrastive_loss, create_loss
 from models.optim import create_optimizer, learning_rate, set_learning_rate
-from models.precision import MODES, attention, resolve_device, resolve_precision
+from models.precision import MODES, attention, leave_cores_to_workers, resolve_device, resolve_precision
 
 MAX_LOGIT_SCALE = 4.6052  # log 100, as CLIP clamps it
 
@@ -50,6 +50,7 @@ def main(config: Config) -> int:
     check_run(config)
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
+    leave_cores_to_workers(device, config.data.workers)
     check_model_name(config.model.name, config.model.config, config.model.pretrained)
     shards = expand_shards(config.data.train, "data.train", config.data.allow_pipe)
     held_out = None

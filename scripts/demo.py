@@ -4,9 +4,12 @@ python scripts/demo.py [--seed 0] [--runs runs] [--data demo-data] [-- override 
 """
 
 import argparse
+import os
+import shutil
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -34,22 +37,83 @@ def main() -> int:
         print(f"Making the demo shards in {options.data}", flush=True)
         if subprocess.call([sys.executable, str(ROOT / "scripts/make_demo_shards.py"), "--out", options.data]):
             return 1
-    results = {}
-    for name, balance in TREATMENTS.items():
-        run = f"demo-{name}" if options.seed == 0 else f"demo-{name}-s{options.seed}"
-        print(f"\nTraining {run}", flush=True)
-        started = time.monotonic()
-        command = [sys.executable, str(ROOT / "train.py"), f"name={run}", f"runs={options.runs}", "data=demo"]
-        command += [f"data.root={options.data}", f"balance={balance}", f"seed={options.seed}", "overwrite=true"]
-        status = subprocess.call([*command, *options.overrides])
-        if status:
-            return status
-        results[name] = read_run(Path(options.runs) / run, time.monotonic() - started)
+    runs = {name: f"demo-{name}" + (f"-s{options.seed}" if options.seed else "") for name in TREATMENTS}
+    shared = [
+        f"runs={options.runs}",
+        "data=demo",
+        f"data.root={options.data}",
+        f"seed={options.seed}",
+        "overwrite=true",
+    ]
+    commands = {
+        name: [f"name={runs[name]}", f"balance={balance}", *shared, *options.overrides]
+        for name, balance in TREATMENTS.items()
+    }
+    print("Training both models side by side: " + ", ".join(runs.values()), flush=True)
+    seconds = train_side_by_side(commands, Path(options.runs))
+    if seconds is None:
+        return 1
+    results = {name: read_run(Path(options.runs) / run, seconds[name]) for name, run in runs.items()}
     table = compare(results)
     Console().print(table)
     for name, result in results.items():
         print(f"{name} report: {result['folder'] / 'report.html'}")
     return 0
+
+
+def train_side_by_side(commands: dict[str, list[str]], folder: Path) -> dict[str, float] | None:
+    """Run `train.py` with each list of overrides at once, the cores shared out, and show how far all are.
+
+    Returns:
+        Seconds that each took, or None if one failed; its last words are then printed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    threads = str(max(1, (os.cpu_count() or 1) // len(commands)))
+    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}
+    logs = {name: folder / f"demo-{name}.log" for name in commands}
+    started, seconds = time.monotonic(), dict.fromkeys(commands, 0.0)
+    with ExitStack() as stack:
+        processes = {}
+        for name, overrides in commands.items():
+            log = stack.enter_context(open(logs[name], "w", encoding="utf-8"))
+            command = [sys.executable, str(ROOT / "train.py"), *overrides]
+            processes[name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        shown = 0.0
+        try:
+            while any(process.poll() is None for process in processes.values()):
+                time.sleep(0.5)
+                for name, process in processes.items():
+                    if process.poll() is None:
+                        seconds[name] = time.monotonic() - started
+                if time.monotonic() - shown > (2 if sys.stdout.isatty() else 20):
+                    shown = time.monotonic()
+                    say_progress({name: last_line(log) for name, log in logs.items()})
+        except KeyboardInterrupt:  # the runs have heard it too, and write their checkpoints
+            for process in processes.values():
+                process.wait()
+            print("Stopped; each run can go on with resume=true.", file=sys.stderr)
+            return None
+    for name, process in processes.items():
+        if process.returncode:
+            print(f"The {name} run failed; the end of {logs[name]}:\n{logs[name].read_text()[-2000:]}", file=sys.stderr)
+            return None
+    print("\n" + logs["balanced"].read_text(encoding="utf-8").split("train:")[0].strip())
+    return seconds
+
+
+def last_line(log: Path) -> str:
+    """The newest line of a log, or a word before there is one."""
+    lines = log.read_text(encoding="utf-8").strip().splitlines()
+    return lines[-1] if lines and lines[-1].startswith(("train:", "Done")) else "preparing"
+
+
+def say_progress(lines: dict[str, str]) -> None:
+    """One line on both runs: in place in a terminal, one below the other elsewhere."""
+    text = "   ".join(f"{name}: {line.removeprefix('train: ').split(', data wait')[0]}" for name, line in lines.items())
+    if sys.stdout.isatty():
+        print(f"\r\x1b[K{text[: shutil.get_terminal_size().columns - 1]}", end="", flush=True)
+    else:
+        print(text, flush=True)
 
 
 def read_run(folder: Path, seconds: float) -> dict[str, Any]:
