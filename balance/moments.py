@@ -58,9 +58,12 @@ class Moments:
         """(m, c) E[s_k given y_r = 1] - pi_k."""
         return self.concept_share - self.pi[:, None]
 
-    def worst_concept(self, proxies: bool = False) -> tuple[str, str, float] | None:
-        """(concept, attribute, gap) of the largest representation gap inside a concept."""
-        size = np.abs(self.concept_gap) * np.where(self.proxies == proxies, 1.0, np.nan)
+    def worst_concept(
+        self, proxies: bool = False, among: NDArray[np.bool_] | None = None
+    ) -> tuple[str, str, float] | None:
+        """(concept, attribute, gap) of the largest representation gap inside a concept, of those in `among` (c,)."""
+        chosen = self.proxies == proxies if among is None else (self.proxies == proxies) & among
+        size = np.abs(self.concept_gap) * np.where(chosen, 1.0, np.nan)
         if not np.isfinite(size).any():
             return None
         k, r = np.unravel_index(int(np.nanargmax(size)), size.shape)

@@ -212,12 +212,18 @@ class Plan:
                 )
         return fresh
 
+    @property
+    def constrained(self) -> NDArray[np.bool_]:
+        """(c,) the concepts whose association is constrained; rare ones may be left out, and tell chance, not bias."""
+        named = {label.partition("|")[2] for label in self.labels if not label.startswith("floor|")}
+        return np.array([name in named for name in self.cells.y_names], bool)
+
     def summary(self) -> dict[str, float | str | None]:
-        """The plan in one flat table."""
+        """The plan in one flat table; the worst concept is that of the constrained ones."""
         smallest = self.kept.smallest
         values: dict[str, float | str | None] = {"keep": self.keep}
         for when, moments in (("before", self.before), ("after", self.after)):
-            worst = moments.worst_concept()
+            worst = moments.worst_concept(among=self.constrained)
             values[f"rb_{when}"] = moments.representation_bias
             values[f"ab_{when}"] = moments.association_bias
             values[f"ab_proxies_{when}"] = moments.proxy_association_bias if moments.proxies.any() else None

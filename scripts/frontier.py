@@ -41,7 +41,7 @@ COLUMNS = (
 def point(plan: Plan, tolerance: float) -> dict[str, float]:
     """One row of the table."""
     summary = plan.summary()
-    worst = plan.after.worst_concept()
+    worst = plan.after.worst_concept(among=plan.constrained)
     return {
         "eps_association": tolerance,
         "keep": plan.keep,
