@@ -59,14 +59,14 @@ def test_rates_follow_from_prices(pair: tuple[Cells, Problem]) -> None:
 @given(pair=small_pair(8))
 def test_keep_rate_near_zero_and_at_its_top(pair: tuple[Cells, Problem]) -> None:
     cells, problem = pair
-    # At 1e-6 rounding shows: V / eta is 1e8 beside rates of 1.
-    assert solve(cells, replace(problem, keep=1e-6)).gap <= 1e-4
+    # Near 0 rounding shows: the price of a floor over eta is 1e10 and more beside rates of 1.
+    assert solve(cells, replace(problem, keep=1e-6)).gap <= 1e-3
     tiny = solve(cells, replace(problem, keep=1e-4))
     assert abs(float(cells.counts @ tiny.q) / cells.total - 1e-4) <= 1e-12
-    assert tiny.gap <= 1e-6
+    assert tiny.gap <= 1e-5
     # In units of the keep rate it is the problem with eta = 1, Q / eta and V / eta.
     unit = replace(problem, keep=1.0, max_repeat=problem.max_repeat * 1e4, penalty=problem.penalty * 1e4)
-    assert solve(cells, unit).primal == pytest.approx(tiny.primal * 1e8, rel=2e-6, abs=2e-10)
+    assert solve(cells, unit).primal == pytest.approx(tiny.primal * 1e8, rel=2e-5, abs=2e-9)
     top = solve(cells, replace(problem, keep=problem.max_repeat))
     np.testing.assert_allclose(top.q, problem.max_repeat, rtol=1e-9)
     assert top.gap <= 1e-6
