@@ -17,10 +17,10 @@ import matplotlib
 import numpy as np
 from matplotlib import pyplot as plt
 from solve import read_settings
-from tqdm import tqdm
 
 from balance import Cells, Plan, Problem, solve
 from balance.errors import UserError
+from balance.progress import ProgressLine
 
 matplotlib.use("Agg")
 TOLERANCES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)
@@ -59,12 +59,14 @@ def point(plan: Plan, tolerance: float) -> dict[str, float]:
 def sweep(cells: Cells, problem: Problem, keeps: Sequence[float]) -> list[dict[str, float]]:
     """A plan for each tolerance and keep rate."""
     rows = []
-    for tolerance in tqdm(TOLERANCES, desc="tolerances"):
-        plan = None
-        for keep in keeps:
-            asked = replace(problem, keep=keep, eps_association=tolerance)
-            plan = solve(cells, asked, warm_start=plan)
-            rows.append(point(plan, tolerance))
+    with ProgressLine("frontier", len(TOLERANCES) * len(keeps), "plans") as line:
+        for tolerance in TOLERANCES:
+            plan = None
+            for keep in keeps:
+                asked = replace(problem, keep=keep, eps_association=tolerance)
+                plan = solve(cells, asked, warm_start=plan)
+                rows.append(point(plan, tolerance))
+                line.update(1)
     return rows
 
 
