@@ -145,7 +145,7 @@ def compare(results: dict[str, dict[str, Any]]) -> Table:
     }
     for label, metric in {**rows, **runs[0]["headline"]}.items():
         table.add_row(label, *(show(run["last"].get(metric)) for run in runs))
-    table.add_row("samples seen", *(f"{run['last']['train/loss']['samples']:,}" for run in runs))
+    table.add_row("samples seen", *(f"{run['last']['eval/seconds']['samples']:,}" for run in runs))
     table.add_row("time", *(format_seconds(run["seconds"]) for run in runs))
     return table
 

@@ -1,6 +1,6 @@
 """Hand-made captions with what the built-in lists must find: `text | expected`, one a line.
 
-Gender: w woman, m man, b both (unknown by the default rule), n nothing. Others: names of values, commas between, or `-`.
+Gender: w woman, m man, b both (unknown by the default rule), n nothing. Others: names of values with commas, or `-`.
 """
 
 GENDER = """
