@@ -295,7 +295,15 @@ class BalancedStream:
 
     def _loader(self, counts: list[int]) -> DataLoader[Batch]:
         dataset = _EpochDataset(self, self.epoch, counts, self.batch)
-        return DataLoader(dataset, batch_size=None, num_workers=self.config.workers, worker_init_fn=_ignore_interrupts)
+        # A loader draws a seed for its workers, which do not use it. Drawn from torch's own generator it would shift what
+        # the model draws (dropout) after a resume.
+        return DataLoader(
+            dataset,
+            batch_size=None,
+            num_workers=self.config.workers,
+            worker_init_fn=_ignore_interrupts,
+            generator=torch.Generator(),
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """The position: all that the next batch depends on, beside the data and the plan."""

@@ -23,7 +23,15 @@ MODEL = {
     "loss": "clip",
     "config": {
         "embed_dim": 8,
-        "vision_cfg": {"image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8},
+        # Patch dropout draws from torch's generator in every step, so that resume must restore it.
+        "vision_cfg": {
+            "image_size": 16,
+            "layers": 1,
+            "width": 16,
+            "head_width": 8,
+            "patch_size": 8,
+            "patch_dropout": 0.5,
+        },
         "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
     },
 }
