@@ -295,8 +295,8 @@ class BalancedStream:
 
     def _loader(self, counts: list[int]) -> DataLoader[Batch]:
         dataset = _EpochDataset(self, self.epoch, counts, self.batch)
-        # A loader draws a seed for its workers, which do not use it. Drawn from torch's own generator it would shift what
-        # the model draws (dropout) after a resume.
+        # A loader draws a seed for its workers, which do not use it. Drawn from torch's own generator, it would shift
+        # what the model draws (dropout) after a resume.
         return DataLoader(
             dataset,
             batch_size=None,
