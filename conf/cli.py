@@ -73,10 +73,10 @@ def _split(text: str) -> Iterator[str]:
 
 
 def groups() -> dict[str, list[str]]:
-    """The configuration groups and their choices."""
-    folders = sorted(path for path in CONF.iterdir() if path.is_dir() and any(path.glob("*.yaml")))
-    skip = {"words", "world"}  # data files, no choices
-    return {f.name: sorted(p.stem for p in f.glob("*.yaml")) for f in folders if f.name not in skip}
+    """The configuration groups, those of the defaults list, and their choices; other folders hold data files."""
+    defaults = cast(DictConfig, OmegaConf.load(CONF / "train.yaml")).defaults
+    names = [str(key) for entry in defaults if isinstance(entry, DictConfig) for key in entry]
+    return {n: sorted(p.stem for p in (CONF / n).glob("*.yaml")) for n in sorted(names) if (CONF / n).is_dir()}
 
 
 def all_keys(config: Any, prefix: str = "") -> Iterator[str]:
