@@ -73,8 +73,11 @@ def test_bad_samples_have_a_cause(members: dict[str, bytes], cause: str) -> None
     assert caught.value.cause == cause
 
 
-def test_a_truncated_tar_gives_its_whole_samples_and_a_cause(tmp_path: Path) -> None:
-    path = write_tar(tmp_path / "a.tar", [(f"{i}", sample(i)) for i in range(10)])
+@pytest.mark.parametrize(
+    "name", ["a.tar", "a.stream"]
+)  # walked by its headers, and read as a stream as remote ones are
+def test_a_truncated_tar_gives_its_whole_samples_and_a_cause(tmp_path: Path, name: str) -> None:
+    path = write_tar(tmp_path / name, [(f"{i}", sample(i)) for i in range(10)])
     assert [raw["__key__"] for raw in read_shard(str(path))] == [str(i) for i in range(10)]
     content = path.read_bytes()
     for cut in range(0, len(content.rstrip(b"\0")), 256):
