@@ -27,7 +27,7 @@ from balance.progress import ProgressLine
 from balance.shards import expand_shards
 from balance.stream import BalancedStream, StreamConfig
 from conf.cli import launch
-from conf.run import as_dict, check_run, create_folder, make_up_name
+from conf.run import as_dict, check_run, create_folder, make_up_name, write_config
 from conf.schema import Config
 from eval.meter import Meter
 from eval.metric import as_metrics
@@ -99,6 +99,8 @@ def main(config: Config) -> int:
     meter = Meter(clock, balance.s_names, balance.y_names, config.data.max_bad)
     if config.resume:
         _resume(folder, bundle, optimizer, stream, clock, meter, tracker, balance, accelerator.device)
+        if first:
+            write_config(config, name, folder)
         say(f"Resumed at step {clock.step} of {clock.total_steps}")
 
     # ------------------------------------------------------------------ the loop

@@ -176,6 +176,19 @@ def compose(overrides: list[str], config_name: str = "train") -> Config:
     return to_config(compose_raw(overrides, config_name))
 
 
+def stored_config(overrides: list[str]) -> Config | None:
+    """The configuration of the run that a bare `name=... resume=true` goes on with; None for any other command."""
+    given = dict(override.split("=", 1) for override in overrides if "=" in override)
+    if set(given) - {"name", "runs", "resume"} or given.get("resume") != "true" or "name" not in given:
+        return None
+    path = Path(given.get("runs", "runs")) / given["name"] / "config.yaml"
+    if not path.is_file():
+        return None  # the run itself says that there is nothing to resume
+    stored = cast(DictConfig, OmegaConf.load(path))
+    stored.update({"resume": True, "runs": given.get("runs", "runs")})
+    return to_config(stored)
+
+
 def fail(error: Exception) -> int:
     """Tell the user what is wrong; the exit status."""
     print(f"error: {error}", file=sys.stderr)
@@ -223,7 +236,7 @@ def launch(task: Callable[[Config], int | None], config_name: str = "train") -> 
 
     def run(raw: DictConfig) -> None:
         try:
-            status = task(to_config(raw))
+            status = task(stored_config(overrides) or to_config(raw))
         except UserError as error:
             status = fail(error)
         if status:

@@ -43,13 +43,20 @@ def check_run(config: Config) -> None:
 
 
 def create_folder(config: Config, name: str) -> Path:
-    """Make the run's folder and write `config.yaml`, resolved, into it."""
+    """Make the run's folder, and write `config.yaml` into that of a new run."""
     folder = Path(config.runs) / name
     if config.overwrite and not config.resume and folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(OmegaConf.create(as_dict(config) | {"name": name}), folder / "config.yaml")
+    if not config.resume:
+        write_config(config, name, folder)
     return folder
+
+
+def write_config(config: Config, name: str, folder: Path) -> None:
+    """Write `config.yaml`, resolved; when a run is resumed, only once it is known that the checkpoint fits."""
+    stored = as_dict(config) | {"name": name, "resume": False, "overwrite": False}
+    OmegaConf.save(OmegaConf.create(stored), folder / "config.yaml")
 
 
 def as_dict(config: Config) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 
 import train
 from balance.errors import UserError
-from conf.cli import compose
+from conf.cli import compose, stored_config
 from eval.track import read_metrics
 from models.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from tests.tiny import JOBS, people_meta, people_shards, sample, write_tar
@@ -169,9 +169,20 @@ def test_after_a_crash_resume_repeats_what_was_lost(
     assert measured(tmp_path / "a") == measured(straight)
 
 
-def test_resume_refuses_another_plan(world: Path, straight: Path) -> None:
+def test_resume_refuses_another_plan_and_leaves_the_configuration(world: Path, straight: Path) -> None:
+    before = (straight / "config.yaml").read_text()
     with pytest.raises(UserError, match="another plan"):
         run(world, straight.parent, "name=a", "resume=true", "balance.eps_association=0.2")
+    assert (straight / "config.yaml").read_text() == before
+
+
+def test_a_bare_resume_takes_the_configuration_of_the_run(world: Path, straight: Path) -> None:
+    bare = [f"runs={straight.parent}", "name=a", "resume=true"]
+    stored = stored_config(bare)
+    assert stored is not None
+    assert stored == compose(overrides(world, straight.parent, "name=a", "resume=true"))
+    assert stored_config([*bare, "schedule.epochs=4"]) is None
+    assert stored_config(["name=nowhere", "resume=true"]) is None
 
 
 def test_siglip_and_no_balancing(world: Path, tmp_path: Path) -> None:
