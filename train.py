@@ -20,12 +20,12 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, set_seed
 
-from balance.accepted import AcceptedMoments
 from balance.errors import UserError
 from balance.prepare import Balance, prepare_balance, save_balance
 from balance.progress import ProgressLine
-from balance.shards import expand_shards
-from balance.stream import BalancedStream, StreamConfig
+from balance.stream.accepted import AcceptedMoments
+from balance.stream.balanced import BalancedStream, StreamConfig
+from balance.stream.shards import expand_shards
 from conf.cli import launch
 from conf.run import as_dict, check_run, create_folder, make_up_name, write_config
 from conf.schema import Config

@@ -15,7 +15,6 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from balance.cells import Cells
 from balance.errors import UserError
 from balance.intervals import (
     Estimates,
@@ -25,6 +24,7 @@ from balance.intervals import (
     largest_by_chance,
     newcombe,
 )
+from balance.m4.cells import Cells
 
 Floats = NDArray[np.float64]
 

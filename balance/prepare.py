@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from balance.accepted import AcceptedMoments
-from balance.annotate import Summary, annotate_shards
-from balance.annotators import build_annotator
-from balance.attributes import find_files, read_meta
-from balance.cells import Cells
 from balance.errors import UserError
-from balance.moments import Moments, moments_of
-from balance.plan import Plan
-from balance.problem import Problem
-from balance.solve import solve
-from balance.stream import Rates, uniform_rates
-from balance.system import build_system
+from balance.labels.annotate import Summary, annotate_shards
+from balance.labels.annotators import build_annotator
+from balance.labels.attributes import find_files, read_meta
+from balance.m4.cells import Cells
+from balance.m4.moments import Moments, moments_of
+from balance.m4.plan import Plan
+from balance.m4.problem import Problem
+from balance.m4.solve import solve
+from balance.m4.system import build_system
+from balance.stream.accepted import AcceptedMoments
+from balance.stream.balanced import Rates, uniform_rates
 
 SHOWN_NOTES = 5
 ENOUGH = 30  # samples of known attribute from which on a concept is worth a row in a table

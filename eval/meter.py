@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from balance.accepted import AcceptedMoments
 from balance.errors import UserError
+from balance.stream.accepted import AcceptedMoments
 from eval.metric import Metric
 from models.clock import Clock
 
 if TYPE_CHECKING:
-    from balance.stream import Batch
+    from balance.stream.balanced import Batch
 
 
 class Meter:

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from balance.errors import UserError
-from balance.samples import BadSample, RawSample, check_image_header, image_bytes, parse_sample, read_shard
-from balance.shards import expand_shards
+from balance.stream.samples import BadSample, RawSample, check_image_header, image_bytes, parse_sample, read_shard
+from balance.stream.shards import expand_shards
 
 Resize = Callable[[Image.Image], Image.Image]
 CACHE_BYTES = 1 << 30

@@ -15,12 +15,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from balance.annotate import Summary, annotate_shards
-from balance.annotators import EncoderFactory
-from balance.attributes import build_annotator
 from balance.errors import UserError
-from balance.pictures import Encoder
-from balance.shards import expand_shards
+from balance.labels.annotate import Summary, annotate_shards
+from balance.labels.annotators import EncoderFactory
+from balance.labels.attributes import build_annotator
+from balance.labels.pictures import Encoder
+from balance.stream.shards import expand_shards
 from conf.cli import compose, fail
 from scripts.job_options import split_options
 

@@ -22,13 +22,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from balance.annotate import annotate_shards
-from balance.attributes import build_annotator
 from balance.audit import Change, DataBias, compare, data_bias, intersections
-from balance.cells import Cells
 from balance.errors import UserError
-from balance.plan import Plan
-from balance.shards import expand_shards
+from balance.labels.annotate import annotate_shards
+from balance.labels.attributes import build_annotator
+from balance.m4.cells import Cells
+from balance.m4.plan import Plan
+from balance.stream.shards import expand_shards
 from conf.cli import compose, fail
 from scripts.audit_files import write_changes, write_tables
 from scripts.audit_page import write_comparison, write_page

@@ -10,9 +10,9 @@ import jinja2
 import numpy as np
 
 from balance.audit import Change, DataBias, Intersection
-from balance.cells import Cells
 from balance.intervals import Estimates
-from balance.plan import Plan
+from balance.m4.cells import Cells
+from balance.m4.plan import Plan
 from scripts.audit_charts import Floats, bar_chart, heat_map, heat_map_rows, interval_chart, rate_chart
 
 FEW = 10

@@ -22,12 +22,12 @@ import webdataset as wds
 from rich.console import Console
 from rich.table import Table
 
-from balance.annotate import ShardTask, annotate_shard
-from balance.attributes import build_annotator, read_meta
-from balance.captions import CaptionSource
 from balance.errors import UserError
-from balance.samples import parse_sample, read_shard
-from balance.shards import expand_shards
+from balance.labels.annotate import ShardTask, annotate_shard
+from balance.labels.attributes import build_annotator, read_meta
+from balance.labels.captions import CaptionSource
+from balance.stream.samples import parse_sample, read_shard
+from balance.stream.shards import expand_shards
 from conf.cli import fail
 from scripts.job_options import split_options
 

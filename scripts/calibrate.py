@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from scipy.special import expit, log_expit
 
 from balance.errors import UserError
-from balance.metadata import json_field
-from balance.pictures import PictureSource, fit_calibration
-from balance.samples import BadSample, Sample, parse_sample, read_shard
-from balance.shards import expand_shards
+from balance.labels.metadata import json_field
+from balance.labels.pictures import PictureSource, fit_calibration
+from balance.stream.samples import BadSample, Sample, parse_sample, read_shard
+from balance.stream.shards import expand_shards
 from conf.cli import fail
 from scripts.job_options import split_options
 

@@ -1,4 +1,4 @@
-"""The picture model that `balance/pictures.py` is handed: any open_clip model, in bf16 where that is faster."""
+"""The picture model that `balance/labels/pictures.py` is handed: any open_clip model, in bf16 where that is faster."""
 
 import hashlib
 import io
@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 
-from balance.annotators import EncoderFactory
 from balance.errors import UserError
+from balance.labels.annotators import EncoderFactory
 from models.factory import ModelBundle, create
 from models.precision import resolve_device, resolve_precision
 

@@ -26,7 +26,7 @@ from yaml import YAMLError
 
 from balance import Cells, Plan, Problem, solve
 from balance.errors import UserError
-from balance.problem import suggest
+from balance.m4.problem import suggest
 
 CONF = Path(__file__).resolve().parent.parent / "conf" / "balance"
 SETTINGS = {

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-import balance.annotate
-from balance.annotate import REPEATED, TRUNCATED, Summary, annotate_shards
-from balance.attributes import (
+import balance.labels.annotate
+from balance.errors import UserError
+from balance.labels.annotate import REPEATED, TRUNCATED, Summary, annotate_shards
+from balance.labels.attributes import (
     attribute_path,
     build_annotator,
     find_files,
@@ -23,7 +24,6 @@ from balance.attributes import (
     read_meta,
     unpack_concepts,
 )
-from balance.errors import UserError
 from balance.prepare import prepare_balance
 from tests.shard_tools import picture, write_tar
 
@@ -82,7 +82,7 @@ def test_what_is_done_and_unchanged_is_skipped(shards: list[str], tmp_path: Path
     annotator = build_annotator(CAPTIONS)
     files = annotate_shards(shards, annotator, tmp_path / "out", progress=False)
     before = contents(files)
-    monkeypatch.setattr(balance.annotate, "annotate_shard", lambda *_: pytest.fail("annotated again"))
+    monkeypatch.setattr(balance.labels.annotate, "annotate_shard", lambda *_: pytest.fail("annotated again"))
     summaries: list[Summary] = []
     annotate_shards(shards, annotator, tmp_path / "out", progress=False, report=summaries.append)
     assert summaries[0].done == 3
@@ -128,7 +128,7 @@ def test_word_list_edited_changes_the_fingerprint(tmp_path: Path) -> None:
 def test_interrupted_and_resumed_gives_the_same_files(shards: list[str], tmp_path: Path, monkeypatch: Any) -> None:
     annotator = build_annotator(CAPTIONS)
     whole = contents(annotate_shards(shards, annotator, tmp_path / "whole", progress=False))
-    real, calls = balance.annotate.annotate_shard, []
+    real, calls = balance.labels.annotate.annotate_shard, []
 
     def interrupted(task: Any, url: str) -> Path:
         calls.append(url)
@@ -137,7 +137,7 @@ def test_interrupted_and_resumed_gives_the_same_files(shards: list[str], tmp_pat
         return real(task, url)
 
     with monkeypatch.context() as patch:
-        patch.setattr(balance.annotate, "annotate_shard", interrupted)
+        patch.setattr(balance.labels.annotate, "annotate_shard", interrupted)
         with pytest.raises(KeyboardInterrupt):
             annotate_shards(shards, annotator, tmp_path / "cut", progress=False)
     assert len(list((tmp_path / "cut").iterdir())) == 1
@@ -149,7 +149,7 @@ def test_interrupted_while_writing_leaves_no_half_file(shards: list[str], tmp_pa
         Path(path).write_bytes(b"PAR1 half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("balance.attributes.pq.write_table", cut)
+    monkeypatch.setattr("balance.labels.attributes.pq.write_table", cut)
     with pytest.raises(KeyboardInterrupt):
         annotate_shards(shards, build_annotator(CAPTIONS), tmp_path / "out", progress=False)
     assert not list((tmp_path / "out").iterdir())

@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, fisher_exact
 
 from balance import Cells, Problem, solve
-from balance.annotate import annotate_shards
-from balance.attributes import build_annotator
 from balance.audit import compare, data_bias, intersections
 from balance.errors import UserError
 from balance.intervals import (
@@ -22,6 +20,8 @@ from balance.intervals import (
     largest_by_chance,
     newcombe,
 )
+from balance.labels.annotate import annotate_shards
+from balance.labels.attributes import build_annotator
 from scripts.audit import main
 from tests.shard_tools import write_tar
 

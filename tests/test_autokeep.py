@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from balance import Cells, Problem, solve
-from balance.autokeep import largest_rate
-from balance.reference import bias_vectors
-from balance.system import build_system
+from balance.m4.autokeep import largest_rate
+from balance.m4.reference import bias_vectors
+from balance.m4.system import build_system
 from tests.m4_cases import small_pair
 
 QUICK = settings(deadline=None, max_examples=120, suppress_health_check=list(HealthCheck))

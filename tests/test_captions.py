@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from balance.captions import CaptionSource
 from balance.errors import UserError
-from balance.samples import Sample
-from balance.tokens import SEPARATOR, tokenize
-from balance.words import WORDS_FOLDER, load_word_list, make_word_list, plural
+from balance.labels.captions import CaptionSource
+from balance.labels.tokens import SEPARATOR, tokenize
+from balance.labels.words import WORDS_FOLDER, load_word_list, make_word_list, plural
+from balance.stream.samples import Sample
 from tests import caption_cases
 
 LABELS = Path(__file__).parent / "data" / "flickr8k_gender.csv"

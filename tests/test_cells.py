@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from balance import Cells
-from balance.attributes import pack_concepts
-from balance.counting import attribute_files
 from balance.errors import UserError
+from balance.labels.attributes import pack_concepts
+from balance.m4.counting import attribute_files
 
 
 def test_equal_rows_are_merged() -> None:

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from balance.decode import crop_box, decode_train
-from balance.samples import BadSample
+from balance.stream.decode import crop_box, decode_train
+from balance.stream.samples import BadSample
 
 UNIT = st.floats(0, 1, exclude_max=True)
 

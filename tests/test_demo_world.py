@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from balance.errors import UserError
-from balance.samples import parse_sample, read_shard
-from balance.shards import expand_shards
+from balance.stream.samples import parse_sample, read_shard
+from balance.stream.shards import expand_shards
 from scripts.demo_world.config import load_world
 from scripts.demo_world.grammar import WORDS, caption
 from scripts.demo_world.ideal import ideal_bias

@@ -4,10 +4,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from balance.annotators import build_annotator
 from balance.errors import UserError
-from balance.metadata import JsonSource, json_field, resolve_auto
-from balance.samples import Sample
+from balance.labels.annotators import build_annotator
+from balance.labels.metadata import JsonSource, json_field, resolve_auto
+from balance.stream.samples import Sample
 from tests.shard_tools import write_tar
 
 NAN = np.nan

@@ -9,8 +9,8 @@ import pytest
 
 from balance import Cells, Problem, solve
 from balance.errors import UserError
-from balance.online import OnlineBalancer
-from balance.stochastic import PaperUpdates
+from balance.m4.online import OnlineBalancer
+from balance.m4.stochastic import PaperUpdates
 
 NAMES: dict[str, Any] = {"s_names": ["woman"], "y_names": ["a", "b", "c"]}
 PROBLEM = Problem(target={"woman": 0.5}, keep=0.5)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balance.errors import UserError
-from balance.partition import batches_per_rank, pieces, shard_order
+from balance.stream.partition import batches_per_rank, pieces, shard_order
 
 
 def line(counts: list[int], seed: int, epoch: int) -> list[tuple[int, int]]:

@@ -9,11 +9,11 @@ import yaml
 from PIL import Image
 from scipy.special import expit
 
-from balance.annotate import annotate_shards
-from balance.attributes import build_annotator, read_attributes
 from balance.errors import UserError
-from balance.pictures import PictureSource, fit_calibration, load_prompts
-from balance.samples import Sample
+from balance.labels.annotate import annotate_shards
+from balance.labels.attributes import build_annotator, read_attributes
+from balance.labels.pictures import PictureSource, fit_calibration, load_prompts
+from balance.stream.samples import Sample
 from tests.shard_tools import picture, write_tar
 
 GENDER = {

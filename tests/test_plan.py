@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 
 from balance import Cells, Plan, Problem, solve
 from balance.errors import UserError
-from balance.moments import effective_per_epoch, effective_sample_size
+from balance.m4.moments import effective_per_epoch, effective_sample_size
 from tests.m4_cases import small_pair
 
 
@@ -76,8 +76,8 @@ def test_certificate_catches_wrong_rates_and_prices(plan: Plan) -> None:
 
 
 def test_certificate_of_uniform_rates_shows_their_gap(plan: Plan) -> None:
-    from balance.certificate import certify_rates
-    from balance.system import build_system
+    from balance.m4.certificate import certify_rates
+    from balance.m4.system import build_system
 
     system = build_system(plan.cells, plan.problem)
     uniform = np.full_like(plan.q, plan.keep)

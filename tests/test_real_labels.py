@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from balance.annotate import Summary, annotate_shards
-from balance.attributes import build_annotator, read_attributes
+from balance.labels.annotate import Summary, annotate_shards
+from balance.labels.attributes import build_annotator, read_attributes
 
 
 def config(root: Path, name: str) -> dict:

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balance.sampler import hash_uniforms, key_uniforms, repeats
+from balance.stream.sampler import hash_uniforms, key_uniforms, repeats
 
 KEYS = [f"key-{i}" for i in range(20_000)]
 

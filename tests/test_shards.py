@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from balance.errors import UserError
-from balance.samples import BadSample, parse_sample, read_shard
-from balance.shards import expand_shards
+from balance.stream.samples import BadSample, parse_sample, read_shard
+from balance.stream.shards import expand_shards
 from tests.tiny import people_shards, picture, sample, write_tar
 
 

@@ -11,11 +11,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 
 from balance import Cells, Plan, Problem, solve
-from balance.device import move_system
 from balance.errors import UserError
-from balance.operator import RowOperator
-from balance.solve import solve_dual
-from balance.system import build_system
+from balance.m4.device import move_system
+from balance.m4.operator import RowOperator
+from balance.m4.solve import solve_dual
+from balance.m4.system import build_system
 from tests.m4_cases import small_pair
 
 TIGHT = {"tol_gap_abs": 1e-11, "tol_gap_rel": 1e-11, "tol_feas": 1e-11, "max_iter": 500}
@@ -133,7 +133,7 @@ def test_row_and_pattern_forms_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     for form in ("per_concept", "joint"):
         problem = Problem(target={"s0": 0.6, "s1": 0.5}, keep=0.6, association=form)
         plan = solve(soft, problem)
-        monkeypatch.setattr("balance.operator.MAX_PAIRS", 0)
+        monkeypatch.setattr("balance.m4.operator.MAX_PAIRS", 0)
         assert isinstance(build_system(soft, problem).operator, RowOperator)
         rows = solve(soft, problem)
         monkeypatch.undo()

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from balance import Cells, Problem, solve, stream
-from balance.annotate import annotate_shards
-from balance.annotators import build_annotator
-from balance.attributes import read_attributes
+from balance import Cells, Problem, solve
 from balance.errors import UserError
-from balance.samples import RawSample
-from balance.stream import BalancedStream, Batch, StreamConfig, shuffled, uniform_rates
+from balance.labels.annotate import annotate_shards
+from balance.labels.annotators import build_annotator
+from balance.labels.attributes import read_attributes
+from balance.stream import balanced as stream
+from balance.stream.balanced import BalancedStream, Batch, StreamConfig, shuffled, uniform_rates
+from balance.stream.samples import RawSample
 from tests.tiny import ATTRIBUTES, people_shards, picture, write_tar
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from balance.samples import BadSample, read_shard
-from balance.tarwalk import DamagedTar, walk_tar
+from balance.stream.samples import BadSample, read_shard
+from balance.stream.tarwalk import DamagedTar, walk_tar
 from tests.shard_tools import write_tar
 
 NAMES = st.text("abcdef/._-é猫 ", min_size=1, max_size=150).map(lambda name: "x" + name.strip("/ ."))

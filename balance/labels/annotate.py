@@ -1,0 +1,294 @@
+"""The annotation job: shards in, one attribute file a shard out, skipping what is done and unchanged."""
+
+import logging
+import multiprocessing
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+
+from balance.errors import UserError
+from balance.labels.annotators import Annotator
+from balance.labels.attributes import attribute_path, is_current, read_meta, shard_identity, write_attributes
+from balance.progress import ProgressLine
+from balance.stream.samples import BadSample, RawSample, Sample, check_image_header, parse_sample, read_shard
+
+log = logging.getLogger(__name__)
+
+TRUNCATED = "truncated or damaged tar"
+REPEATED = "key repeated in its shard"
+_BATCH = 4096
+_BATCH_WITH_IMAGES = 256
+_ENOUGH = 1000
+"""Samples after which the share of bad ones can stop the job before its end."""
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """What a worker needs beside the shard's address.
+
+    Attributes:
+        annotator: what labels the samples.
+        out: folder of the attribute files.
+        check_images: read each picture's header.
+        need_caption: a sample without caption is bad.
+    """
+
+    annotator: Annotator
+    out: Path
+    check_images: bool = True
+    need_caption: bool = True
+
+
+@dataclass
+class Summary:
+    """What a job found.
+
+    Attributes:
+        files: attribute files, one a shard, in the order of the shards.
+        done: how many of them were there already.
+        samples: good samples.
+        bad: bad samples by cause.
+        unknown: samples with an unknown value, by attribute column.
+        repeated: keys that more than one shard holds, at most ten of them, with how often.
+        seconds: wall-clock time.
+    """
+
+    files: list[Path] = field(default_factory=list)
+    done: int = 0
+    samples: int = 0
+    bad: Counter[str] = field(default_factory=Counter)
+    unknown: Counter[str] = field(default_factory=Counter)
+    repeated: list[tuple[str, int]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def add(self, meta: dict[str, Any]) -> None:
+        """Count one shard's file."""
+        self.samples += meta["samples"]
+        self.bad.update(meta["bad"])
+        self.unknown.update(meta["unknown"])
+
+    def lines(self) -> list[str]:
+        """The summary in words."""
+        causes = ", ".join(f"{count:,} {cause}" for cause, count in self.bad.most_common())
+        lines = [f"{len(self.files):,} shards ({self.done:,} done before), {self.samples:,} good samples, "
+                 f"{self.bad.total():,} bad{f': {causes}' if causes else ''}"]  # fmt: skip
+        lines += [f"unknown {name}: {count / max(1, self.samples):.1%}" for name, count in self.unknown.items()]
+        if self.repeated:
+            shown = ", ".join(f"{key!r} ({count} times)" for key, count in self.repeated)
+            lines.append(f"keys repeated across shards, the sampler can't tell such samples apart: {shown}")
+        return lines
+
+
+class ShardBuilder:
+    """Collects the annotations of one shard, sample by sample, and writes its file.
+
+    Used by each engine, so that they can't differ in what counts as good.
+    """
+
+    def __init__(self, task: ShardTask, url: str) -> None:
+        self._task, self._url = task, url
+        self._identity = shard_identity(url)
+        self._waiting: list[Sample] = []
+        self._keys: list[str] = []
+        self._seen: set[str] = set()
+        self._s: list[np.ndarray[Any, Any]] = []
+        self._y: list[np.ndarray[Any, Any]] = []
+        self._with_images = "image" in task.annotator.needs
+        self.bad: Counter[str] = Counter()
+
+    def count_bad(self, cause: str) -> None:
+        """Count one bad sample, or a shard that ends early."""
+        self.bad[cause] += 1
+
+    def add(self, raw: RawSample) -> None:
+        """Check a raw sample, and keep what the annotator needs of it."""
+        try:
+            sample = parse_sample(raw, need_caption=self._task.need_caption)
+            if self._task.check_images:
+                check_image_header(sample.image)
+            if sample.key in self._seen:
+                raise BadSample(REPEATED)
+        except BadSample as bad:
+            self.count_bad(bad.cause)
+            return
+        self._seen.add(sample.key)
+        self._waiting.append(sample if self._with_images else replace(sample, image=b""))
+        if len(self._waiting) >= (_BATCH_WITH_IMAGES if self._with_images else _BATCH):
+            self._flush()
+
+    def _flush(self) -> None:
+        try:
+            s, y = self._task.annotator.annotate(self._waiting)
+        except UserError as error:
+            raise UserError(f"Annotating the shard {self._url} failed: {error}.") from error
+        self._keys += [sample.key for sample in self._waiting]
+        self._s.append(s)
+        self._y.append(y)
+        self._waiting = []
+
+    def write(self) -> Path:
+        """Annotate what is left and write the attribute file."""
+        self._flush()
+        path = attribute_path(self._task.out, self._url)
+        s, y = np.concatenate(self._s), np.concatenate(self._y)
+        write_attributes(path, self._keys, s, y, self._task.annotator, self._url, self._identity, self.bad)
+        return path
+
+
+def annotate_shard(task: ShardTask, url: str) -> Path:
+    """Annotate one shard and write its attribute file.
+
+    Raises:
+        UserError: the shard can't be opened, or the annotator can't go on (a table that lacks its keys).
+    """
+    builder = ShardBuilder(task, url)
+    try:
+        for raw in read_shard(url, on_bad=builder.count_bad):
+            builder.add(raw)
+    except OSError as error:
+        raise UserError(f"The shard {url} can't be read: {error}.") from error
+    return builder.write()
+
+
+def annotate_shards(
+    shards: Sequence[str],
+    annotator: Annotator,
+    out: str | os.PathLike[str],
+    workers: int = 0,
+    progress: bool = True,
+    max_bad: float = 0.05,
+    check_images: bool = True,
+    need_caption: bool = True,
+    engine: str = "local",
+    ray_address: str | None = None,
+    report: Callable[[Summary], None] | None = None,
+) -> list[Path]:
+    """Write the attribute files of shards, skipping those that are done and unchanged.
+
+    Args:
+        shards: addresses of tar shards.
+        annotator: from `build_annotator`.
+        out: folder of the attribute files.
+        workers: processes; 0 works in this one. Pictures are labelled in this process, where the model is.
+        progress: show a progress bar.
+        max_bad: share of bad samples, over all shards, at which the job stops.
+        check_images: read each picture's header; nothing is decoded.
+        need_caption: count a sample without caption as bad.
+        engine: `local`, or `ray` for Ray Data (the same files, byte for byte).
+        ray_address: of a running Ray cluster; by default one is started on this machine.
+        report: is handed the summary at the end; by default it is logged.
+
+    Returns:
+        The files, in the order of the shards.
+
+    Raises:
+        UserError: more bad samples than `max_bad`, no good sample at all, a shard that can't be read, or an annotator
+        that can't go on.
+    """
+    if engine not in ("local", "ray"):
+        raise UserError(f"engine={engine!r} is neither local nor ray.")
+    started = time.monotonic()
+    task = ShardTask(annotator, Path(out), check_images, need_caption)
+    files = [attribute_path(out, url) for url in shards]
+    current = [is_current(path, url, annotator.fingerprint) for path, url in zip(files, shards, strict=True)]
+    summary = Summary(files=files, done=sum(current))
+    for path, is_done in zip(files, current, strict=True):
+        if is_done:
+            summary.add(read_meta(path))
+    todo = [url for url, is_done in zip(shards, current, strict=True) if not is_done]
+    if todo:
+        with ProgressLine("annotate", len(shards), "shards", start=summary.done, shown=progress) as counter:
+            before = summary.samples
+            for path in _run(engine, task, todo, workers, ray_address):
+                summary.add(read_meta(path))
+                counter.update(1, f"{(summary.samples - before) / (time.monotonic() - started):,.0f} samples/s")
+                _check_share(summary, max_bad, final=False)
+    _check_share(summary, max_bad, final=True)
+    summary.repeated = repeated_keys(files)
+    summary.seconds = time.monotonic() - started
+    if report is not None:
+        report(summary)
+    elif summary.bad or summary.repeated:
+        for line in summary.lines():
+            log.warning(line)
+    return files
+
+
+def _run(engine: str, task: ShardTask, todo: list[str], workers: int, ray_address: str | None) -> Iterator[Path]:
+    """Files as they get done, in any order."""
+    if engine == "ray":
+        from balance.labels.annotate_ray import run_ray  # an optional dependency
+
+        yield from run_ray(task, todo, ray_address)
+    elif workers == 0 or len(todo) == 1 or "image" in task.annotator.needs:
+        for url in todo:
+            yield annotate_shard(task, url)
+    else:
+        # Not forked: the parent may hold threads, whose locks a fork copies in whatever state they are.
+        context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
+        if os.name == "posix":
+            context.set_forkserver_preload(["balance.labels.annotators"])  # imported once, not by each worker
+        with ProcessPoolExecutor(
+            min(workers, len(todo)), mp_context=context, initializer=_start_worker, initargs=(task,)
+        ) as pool:
+            futures = [pool.submit(_work, url) for url in todo]
+            with _cancelled_on_error(pool):
+                for future in as_completed(futures):
+                    yield future.result()
+
+
+_worker_task: ShardTask | None = None
+
+
+def _start_worker(task: ShardTask) -> None:
+    global _worker_task
+    _worker_task = task
+
+
+def _work(url: str) -> Path:
+    assert _worker_task is not None
+    return annotate_shard(_worker_task, url)
+
+
+@contextmanager
+def _cancelled_on_error(pool: ProcessPoolExecutor) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+
+
+def _check_share(summary: Summary, max_bad: float, final: bool) -> None:
+    bad, total = summary.bad.total(), summary.samples + summary.bad.total()
+    if final and not summary.samples:
+        raise UserError(f"The shards hold no good sample: {_causes(summary.bad)}.")
+    if (final or total >= _ENOUGH) and bad > max_bad * total:
+        raise UserError(
+            f"{bad:,} of {total:,} samples are bad ({bad / total:.1%}, more than max_bad={max_bad:.1%}): "
+            f"{_causes(summary.bad)}; "
+            "mend the shards, or raise max_bad."
+        )
+
+
+def _causes(bad: Counter[str]) -> str:
+    return ", ".join(f"{cause} {count:,}" for cause, count in bad.most_common()) or "they are empty"
+
+
+def repeated_keys(files: Iterable[Path], limit: int = 10) -> list[tuple[str, int]]:
+    """Keys that stand in the attribute files more than once, with how often; the `limit` most frequent."""
+    query = (
+        "SELECT key, count(*) AS n FROM read_parquet($files) GROUP BY key HAVING n > 1 "
+        "ORDER BY n DESC, key LIMIT $limit"
+    )
+    with duckdb.connect() as connection:
+        return connection.execute(query, {"files": [str(path) for path in files], "limit": limit}).fetchall()

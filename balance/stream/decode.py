@@ -1,0 +1,75 @@
+"""From an encoded picture to uint8 pixels, with the random crop that contrastive training uses.
+
+Crop, resize and conversion are one Pillow call on a box, in uint8; normalisation is left to the device. Bicubic
+filtering is that of open_clip's training transform. `fast` lets the JPEG decoder shrink by a power of two first: a
+slightly different filter, for training only.
+"""
+
+import io
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from balance.stream.samples import BadSample
+
+Box = tuple[float, float, float, float]
+
+
+def crop_box(
+    width: int, height: int, u: tuple[float, ...], scale: tuple[float, float], ratio: tuple[float, float]
+) -> Box:
+    """Choose the box (left, top, right, bottom) of a random crop from four uniform numbers.
+
+    The crop's area is a share of the picture drawn uniformly from `scale`, its aspect ratio log-uniformly from
+    `ratio`; a box that would not fit is shrunk until it does.
+    """
+    area = width * height * (scale[0] + u[0] * (scale[1] - scale[0]))
+    aspect = math.exp(math.log(ratio[0]) + u[1] * (math.log(ratio[1]) - math.log(ratio[0])))
+    w = min(float(width), math.sqrt(area * aspect))
+    h = min(float(height), math.sqrt(area / aspect))
+    left, top = u[2] * (width - w), u[3] * (height - h)
+    return left, top, left + w, top + h
+
+
+def decode_train(
+    image: bytes,
+    size: int,
+    u: tuple[float, ...],
+    scale: tuple[float, float] = (0.9, 1.0),
+    ratio: tuple[float, float] = (0.75, 4 / 3),
+    fast: bool = False,
+) -> NDArray[np.uint8]:
+    """Decode a picture and cut a random crop from it; shape (3, size, size), uint8.
+
+    Args:
+        image: the encoded picture.
+        size: height and width of the result in pixels.
+        u: four numbers in [0, 1) that decide the crop.
+        scale: smallest and largest share of the area.
+        ratio: smallest and largest width / height.
+        fast: scaled JPEG decoding (another filter, faster).
+
+    Raises:
+        BadSample: the picture can't be decoded.
+    """
+    try:
+        with Image.open(io.BytesIO(image)) as picture:
+            box = crop_box(*picture.size, u, scale, ratio)
+            if fast:
+                box = _draft(picture, box, size)
+            pixels = picture.convert("RGB").resize((size, size), Image.Resampling.BICUBIC, box=box)
+    except Exception as error:  # Pillow raises many kinds, OSError, SyntaxError and ValueError among them
+        raise BadSample("undecodable picture") from error
+    return np.ascontiguousarray(np.asarray(pixels).transpose(2, 0, 1))
+
+
+def _draft(picture: Image.Image, box: Box, size: int) -> Box:
+    """Ask the decoder for the smallest scale that still holds the crop; return the box at that scale."""
+    width, height = picture.size
+    shrink = max(size / (box[2] - box[0]), size / (box[3] - box[1]))
+    if shrink < 1:
+        picture.draft("RGB", (math.ceil(width * shrink), math.ceil(height * shrink)))
+    x, y = picture.width / width, picture.height / height
+    return box[0] * x, box[1] * y, min(box[2] * x, picture.width), min(box[3] * y, picture.height)
