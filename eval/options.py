@@ -14,7 +14,7 @@ def options(name: str, config: Mapping[str, Any], needed: set[str], optional: se
     Raises:
         UserError: an option is missing or unknown.
     """
-    known = needed | optional | {"kind", "set"}
+    known = needed | optional | {"kind", "set", "sets"}
     for key in config:
         if key not in known:
             near = get_close_matches(key, known, n=1, cutoff=0.0)

@@ -1,7 +1,8 @@
 """All evaluators of a configuration, checked before training and run after every epoch."""
 
+import importlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -9,18 +10,18 @@ import numpy as np
 import torch
 
 from balance.errors import UserError
-from eval.association import Association
 from eval.embed import Embedder
 from eval.metric import Metric
-from eval.parity import Parity
-from eval.retrieval import Retrieval
-from eval.sets import EvalSet, load_set
-from eval.zeroshot import ZeroShot
+from eval.sets import EvalSet, MissingSet, load_set
 from models.factory import ModelBundle
 
 
 class Evaluator(Protocol):
-    """One evaluation of one set: built (and checked) from its options, called with a model's features."""
+    """One evaluation: built (and checked) from its name, options and sets, called with a model's features.
+
+    With the option `set` an evaluator is given that `EvalSet`; with `sets` (role -> set) a dict of them by role; with
+    neither an empty dict.
+    """
 
     name: str
 
@@ -28,11 +29,12 @@ class Evaluator(Protocol):
         """Measure a model."""
 
 
-KINDS: dict[str, Callable[[str, dict[str, Any], EvalSet], Evaluator]] = {
-    "parity": Parity,
-    "association": Association,
-    "zeroshot": ZeroShot,
-    "retrieval": Retrieval,
+# Where each kind is. A kind of one's own is given as `package.module:Class`.
+KINDS = {
+    "parity": "eval.parity:Parity",
+    "association": "eval.association:Association",
+    "zeroshot": "eval.zeroshot:ZeroShot",
+    "retrieval": "eval.retrieval:Retrieval",
 }
 
 
@@ -101,20 +103,49 @@ def build_suite(
     suite = Suite([], {}, [], resamples, batch_size)
     missing: dict[str, str] = {}
     for name, options in evaluators.items():
-        kind, wanted = options.get("kind"), options.get("set")
-        if kind not in KINDS:
-            raise UserError(f"eval.evaluators.{name}.kind={kind} is not known; it is one of {', '.join(KINDS)}.")
-        if wanted not in sets:
-            raise UserError(f"eval.evaluators.{name}.set={wanted} is not one of eval.sets ({', '.join(sets)}).")
-        if wanted not in suite.sets and wanted not in missing:
+        kind = find_kind(name, options.get("kind"))
+        roles = _roles(name, options, sets)
+        for wanted in roles.values():
+            if wanted in suite.sets or wanted in missing:
+                continue
             try:
-                suite.sets[wanted] = load_set(wanted, sets[wanted]["path"])
-            except UserError as error:
+                suite.sets[wanted] = load_set(wanted, sets[wanted])
+            except MissingSet as error:
                 if wanted == "held_out":  # the user named it for this run, so that it must be there
                     raise
                 missing[wanted] = str(error)
-        if wanted in missing:
-            suite.skipped.append(f"{name} is skipped: {missing[wanted]}")
-        else:
-            suite.evaluators.append(KINDS[kind](name, options, suite.sets[wanted]))
+        absent = [missing[wanted] for wanted in roles.values() if wanted in missing]
+        if absent:
+            suite.skipped.append(f"{name} is skipped: {absent[0]}")
+            continue
+        data = {role: suite.sets[wanted] for role, wanted in roles.items()}
+        suite.evaluators.append(kind(name, options, data["set"] if "set" in options else data))
     return suite
+
+
+def find_kind(name: str, kind: Any) -> Any:
+    """The class of a kind of evaluator.
+
+    Raises:
+        UserError: there is no such kind.
+    """
+    where = KINDS.get(kind, kind)
+    module, _, attribute = str(where).partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"eval.evaluators.{name}.kind={kind} is not known; it is one of {', '.join(KINDS)}, or module:Class."
+        ) from error
+
+
+def _roles(name: str, options: Mapping[str, Any], sets: Mapping[str, Any]) -> dict[str, str]:
+    """The names of the sets that an evaluator needs, by role."""
+    roles = {"set": options["set"]} if "set" in options else dict(options.get("sets") or {})
+    for role, wanted in roles.items():
+        if wanted not in sets:
+            where = "set" if role == "set" else f"sets.{role}"
+            raise UserError(
+                f"eval.evaluators.{name}.{where}={wanted} is not one of eval.sets ({', '.join(sets) or 'none'})."
+            )
+    return roles

@@ -1,9 +1,11 @@
-"""Evaluation sets: pictures with captions or labels, read from WebDataset shards.
+"""Evaluation sets: pictures with captions or labels, read from WebDataset shards or from folders of picture files.
 
-Two layouts: CLIP_benchmark's (`classnames.txt`, `zeroshot_classification_templates.txt` and `test/*.tar` with `.cls`
-members) and plain shards with `.json` labels or captions. Pictures get the evaluation transform of open_clip, exactly.
+Three layouts: CLIP_benchmark's (`classnames.txt`, `zeroshot_classification_templates.txt` and `test/*.tar` with `.cls`
+members), plain shards with `.json` labels or captions, and a folder of picture files with or without a table of labels.
+Pictures get the evaluation transform of open_clip, exactly.
 """
 
+import csv
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +22,11 @@ from balance.stream.shards import expand_shards
 
 Resize = Callable[[Image.Image], Image.Image]
 CACHE_BYTES = 1 << 30
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+
+
+class MissingSet(UserError):
+    """A set that is not where the configuration says: what needs it is skipped, the rest runs."""
 
 
 @dataclass
@@ -34,6 +41,7 @@ class EvalSet:
         classnames: names of the classes, by number.
         templates: prompts for classes, with `{c}` for the name.
         bad: samples left out, by cause.
+        keys: what each picture is called: its key in the shards, or its path inside the folder, with `/`.
     """
 
     name: str
@@ -43,6 +51,7 @@ class EvalSet:
     classnames: list[str] = field(default_factory=list)
     templates: list[str] = field(default_factory=list)
     bad: dict[str, int] = field(default_factory=dict)
+    keys: list[str] = field(default_factory=list)
     _pixels: torch.Tensor | None = None
 
     def __len__(self) -> int:
@@ -73,18 +82,36 @@ def load_set(name: str, spec: Any) -> EvalSet:
 
     Args:
         name: its name, for messages.
-        spec: a CLIP_benchmark folder, or shards in any form that `data.train` takes.
+        spec: `path`: a CLIP_benchmark folder, a folder of picture files, or shards in any form that `data.train` takes;
+            with picture files, `labels`: a CSV file with a row per picture, and `file`: its column of paths inside the
+            folder, by default "file".
 
     Raises:
-        UserError: nothing is there, a file of the layout is missing, or no sample can be used.
+        MissingSet: nothing is there.
+        UserError: a key of `spec` is not known, a file of the layout is missing, or no sample can be used.
     """
-    folder = Path(spec) if isinstance(spec, str) else None
+    spec = dict(spec)
+    unknown = set(spec) - {"path", "labels", "file"}
+    if unknown or not spec.get("path"):
+        raise UserError(f"eval.sets.{name} takes path, labels and file; it has {', '.join(sorted(spec)) or 'nothing'}.")
+    path = spec["path"]
+    folder = Path(path) if isinstance(path, str) else None
+    if folder is not None and folder.is_dir() and not (folder / "classnames.txt").is_file():
+        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in PICTURES)
+        if files:
+            return _load_folder(name, folder, files, spec.get("labels"), spec.get("file") or "file")
+    return _load_shards(name, path, folder)
+
+
+def _load_shards(name: str, path: Any, folder: Path | None) -> EvalSet:
+    found = EvalSet(name, [], [], [])
     if folder is not None and (folder / "classnames.txt").is_file():
-        shards = expand_shards(str(folder / "test"), f"eval.sets.{name}")
-        found = EvalSet(name, [], [], [], _lines(folder / "classnames.txt"), _templates(folder))
-    else:
-        shards = expand_shards(spec, f"eval.sets.{name}")
-        found = EvalSet(name, [], [], [])
+        found.classnames, found.templates = _lines(folder / "classnames.txt"), _templates(folder)
+        path = str(folder / "test")
+    try:
+        shards = expand_shards(path, f"eval.sets.{name}")
+    except UserError as error:
+        raise MissingSet(str(error)) from error
     for shard in shards:
         for raw in read_shard(shard, on_bad=lambda cause: _count(found.bad, cause)):
             try:
@@ -92,10 +119,48 @@ def load_set(name: str, spec: Any) -> EvalSet:
             except BadSample as error:
                 _count(found.bad, error.cause)
     if not found.encoded:
-        raise UserError(
-            f"The evaluation set {name} ({spec}) has no usable sample: {found.bad or 'its shards are empty'}."
+        raise MissingSet(
+            f"The evaluation set {name} ({path}) has no usable sample: {found.bad or 'its shards are empty'}."
         )
     return found
+
+
+def _load_folder(name: str, folder: Path, files: list[Path], table: str | None, column: str) -> EvalSet:
+    """Picture files in the order of their paths; pictures without a row of the table are left out and counted."""
+    found = EvalSet(name, [], [], [])
+    labels = None if table is None else _read_table(name, Path(table), column)
+    for file in files:
+        key = file.relative_to(folder).as_posix()
+        if labels is not None and key not in labels:
+            _count(found.bad, "no row in the table of labels")
+            continue
+        image = file.read_bytes()
+        try:
+            check_image_header(image)
+        except BadSample as error:
+            _count(found.bad, error.cause)
+            continue
+        found.encoded.append(image)
+        found.labels.append({} if labels is None else labels.pop(key))
+        found.captions.append(())
+        found.keys.append(key)
+    if labels:
+        some = ", ".join(list(labels)[:3])
+        raise UserError(f"eval.sets.{name}: {len(labels)} pictures of {table} are not in {folder}, such as {some}.")
+    if not found.encoded:
+        raise UserError(f"The evaluation set {name} ({folder}) has no usable picture: {found.bad}.")
+    return found
+
+
+def _read_table(name: str, path: Path, column: str) -> dict[str, dict[str, Any]]:
+    if not path.is_file():
+        raise MissingSet(f"eval.sets.{name}.labels={path} is not there.")
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or column not in rows[0]:
+        known = ", ".join(rows[0]) if rows else "nothing"
+        raise UserError(f"eval.sets.{name}: {path} has no column {column!r} with the pictures' paths; it has {known}.")
+    return {row[column]: {key: value for key, value in row.items() if key != column} for row in rows}
 
 
 def _add(found: EvalSet, raw: RawSample) -> None:
@@ -117,6 +182,7 @@ def _add(found: EvalSet, raw: RawSample) -> None:
     found.encoded.append(image)
     found.labels.append(labels)
     found.captions.append(captions)
+    found.keys.append(str(raw["__key__"]))
 
 
 def _count(bad: dict[str, int], cause: str) -> None:
