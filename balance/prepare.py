@@ -210,11 +210,12 @@ def save_balance(balance: Balance, folder: Path) -> None:
             "attribute": attribute,
             "target": float(balance.before.pi[k]),
             "rows": [
-                {"concept": concept, "before": float(before), "after": float(after)}
-                for concept, before, after in zip(
+                {"concept": concept, "before": float(before), "after": float(after), "known": float(known)}
+                for concept, before, after, known in zip(
                     balance.before.concepts,
                     balance.before.concept_share[k],
                     balance.after.concept_share[k],
+                    balance.known[k],
                     strict=True,
                 )
                 if np.isfinite(before) and np.isfinite(after)

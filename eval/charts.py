@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from html import escape
 from typing import Any
 
 import matplotlib
@@ -22,6 +23,9 @@ _STYLE: Any = {
 }
 
 
+_MARKERS = ("o", "D", "s", "^", "v", "P", "X")
+
+
 def to_svg(figure: Figure, title: str) -> str:
     """A figure as an `<svg>` element with a title for screen readers."""
     buffer = io.StringIO()
@@ -29,7 +33,7 @@ def to_svg(figure: Figure, title: str) -> str:
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     head, rest = svg.split(">", 1)
-    return f'{head} role="img" aria-label="{title}">{rest}'
+    return f'{head} role="img" aria-label="{escape(title, quote=True)}">{rest}'
 
 
 def line_chart(
@@ -39,6 +43,7 @@ def line_chart(
     x_label: str,
     y_label: str = "",
     zero: bool = False,
+    marks: Sequence[tuple[float, str]] = (),
 ) -> str:
     """Lines with bands for intervals.
 
@@ -49,6 +54,7 @@ def line_chart(
         x_label: name of the horizontal axis.
         y_label: name of the vertical axis.
         zero: draw a line at zero, where there is no bias.
+        marks: (position, words) of what happened on the way, as upright lines.
     """
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(4.6, 2.9))
@@ -61,6 +67,12 @@ def line_chart(
                 axes.fill_between(at, one["low"], one["high"], color=colour, alpha=0.18, linewidth=0)
         if zero:
             axes.axhline(0, color="#444444", linewidth=0.8)
+        for at, words in marks:
+            axes.axvline(at, color="#444444", linewidth=0.8, linestyle=":")
+            axes.annotate(
+                words, (at, 1), xycoords=("data", "axes fraction"), fontsize=7, rotation=90, va="top", ha="right"
+            )
+        axes.xaxis.set_major_formatter(_thousands)
         axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
@@ -95,3 +107,76 @@ def dumbbell_chart(title: str, rows: Sequence[tuple[str, float, float]], x_label
         axes.set_xlabel(x_label)
         axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
         return to_svg(figure, title)
+
+
+def forest_chart(
+    title: str,
+    rows: Sequence[str],
+    groups: Sequence[tuple[str, Sequence[dict[str, Any] | None]]],
+    x_label: str,
+    zero: bool = False,
+) -> str:
+    """Values with their intervals, one row each, and side by side those of several groups.
+
+    Args:
+        title: heading of the chart.
+        rows: names of the rows.
+        groups: (name, for each row a dict of `value`, `low`, `high`, or None where there is no value).
+        x_label: name of the horizontal axis.
+        zero: draw a line at zero.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(5.6, 0.7 + len(rows) * (0.18 + 0.12 * len(groups))))
+        axes = figure.add_subplot()
+        if zero:
+            axes.axvline(0, color="#444444", linewidth=0.8)
+        for number, (name, values) in enumerate(groups):
+            colour = COLOURS[number % len(COLOURS)]
+            shift = (number - (len(groups) - 1) / 2) * 0.7 / max(len(groups), 2)
+            known = [(at + shift, value) for at, value in enumerate(values) if value is not None]
+            for at, value in known:
+                if value.get("low") is not None:
+                    axes.plot([value["low"], value["high"]], [at, at], color=colour, linewidth=1.5)
+            marker = _MARKERS[number % len(_MARKERS)]
+            places = [at for at, _ in known]
+            axes.scatter([value["value"] for _, value in known], places, color=colour, marker=marker, s=24, label=name)
+        axes.set_yticks(range(len(rows)), rows)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
+        axes.set_xlabel(x_label)
+        if len(groups) > 1:
+            axes.legend(
+                frameon=False, fontsize=8, ncols=2, loc="upper left", bbox_to_anchor=(0, -0.6 / len(rows) - 0.05)
+            )
+        return to_svg(figure, title)
+
+
+def frontier_chart(
+    title: str, paths: Sequence[tuple[str, Sequence[tuple[float, float]]]], x_label: str, y_label: str
+) -> str:
+    """Paths of points (bias, quality), the last of each filled: up and to the left is better.
+
+    Args:
+        title: heading of the chart.
+        paths: (name, points in the order of the run).
+        x_label: name of the horizontal axis.
+        y_label: name of the vertical axis.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(4.6, 3.2))
+        axes = figure.add_subplot()
+        for number, (name, points) in enumerate(paths):
+            colour, marker = COLOURS[number % len(COLOURS)], _MARKERS[number % len(_MARKERS)]
+            x, y = zip(*points, strict=True)
+            axes.plot(x, y, color=colour, linewidth=1, alpha=0.6)
+            axes.scatter(x[:-1], y[:-1], facecolors="white", edgecolors=colour, marker=marker, s=22, zorder=2)
+            axes.scatter(x[-1:], y[-1:], color=colour, marker=marker, s=44, label=name, zorder=3)
+        axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
+        axes.set_xlabel(f"{x_label} (less is better)")
+        axes.set_ylabel(f"{y_label} (more is better)")
+        axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper left", bbox_to_anchor=(0, -0.2))
+        return to_svg(figure, title)
+
+
+def _thousands(value: float, _: int) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:g}"

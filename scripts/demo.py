@@ -19,7 +19,7 @@ from rich.table import Table
 
 from balance.errors import UserError
 from balance.progress import format_seconds
-from eval.report import by_name
+from eval.rundata import by_name
 from eval.track import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -1,0 +1,154 @@
+"""The charts of a run's report and of a comparison of runs."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from eval.charts import dumbbell_chart, forest_chart, frontier_chart, line_chart
+from eval.rundata import Row, RunData
+
+MOST_LINES = 7  # as many as there are colours
+
+
+def headline_charts(runs: Sequence[RunData]) -> list[str]:
+    """Bias and quality, each run's last values with intervals: what balancing did, in two pictures."""
+    charts = []
+    titles = {"bias": "Bias (0 is none)", "quality": "Quality (more is better)"}
+    for direction, title in titles.items():
+        labels = [(label, name) for label, name in runs[0].headline.items() if runs[0].direction(name) == direction]
+        groups = [(run.name, [run.last(name) for _, name in labels]) for run in runs]
+        if len(runs) == 1:
+            groups = [("before training", [runs[0].first(name) for _, name in labels]), *groups]
+        if labels:
+            charts.append(forest_chart(title, [label for label, _ in labels], groups, "", zero=direction == "bias"))
+    return charts
+
+
+def data_charts(data: Row) -> list[str]:
+    """Before and after inside each concept, one chart per attribute with a target."""
+    charts = []
+    for attribute in data.get("inside", []):
+        rows = [(row["concept"], row["before"], row["after"]) for row in attribute["rows"]]
+        rows = sorted(rows, key=lambda row: -abs(row[1] - attribute["target"]))[:30]
+        title = f"Share of {attribute['attribute']} within each concept"
+        charts.append(dumbbell_chart(title, rows, "share among samples where it is known", attribute["target"]))
+    return charts
+
+
+def curves(runs: Sequence[RunData]) -> list[str]:
+    """Every evaluated metric over the samples seen: of one run by evaluator, of several runs with a line each."""
+    if len(runs) > 1:
+        names = [name for name in runs[0].evaluated() if "[" not in name]
+        return [_over_runs(name, runs) for name in names]
+    return [_family(title, names, runs[0]) for title, names in families(runs[0]).items()]
+
+
+def families(run: RunData) -> dict[str, list[str]]:
+    """Metrics that belong into one chart, by its title: those of single concepts or groups of one evaluator."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for name, rows in run.evaluated().items():
+        if "/" in name and len(rows) > 1:
+            evaluator, metric = name.split("/", 1)
+            found[f"{evaluator}: {metric.split('[')[0].replace('_', ' ')}"].append(name)
+    return dict(found)
+
+
+def _family(title: str, names: list[str], run: RunData) -> str:
+    names = sorted(names, key=lambda name: -abs(run.series[name][-1]["value"]))[:MOST_LINES]
+    lines = [_line(label_of(name), run.series[name]) for name in names]
+    return line_chart(title, [], lines, "samples seen", zero=_signed(lines), marks=run.stages())
+
+
+def _over_runs(name: str, runs: Sequence[RunData]) -> str:
+    lines = [_line(run.name, run.series[name]) for run in runs[:MOST_LINES] if run.series.get(name)]
+    marks = [mark for run in runs for mark in run.stages()]
+    return line_chart(name.replace("_", " "), [], lines, "samples seen", zero=_signed(lines), marks=marks)
+
+
+def _line(label: str, rows: Sequence[Row]) -> dict[str, Any]:
+    ends = all(row["low"] is not None for row in rows)
+    return {
+        "label": label,
+        "x": [row["samples"] for row in rows],
+        "y": [row["value"] for row in rows],
+        "low": [row["low"] for row in rows] if ends else None,
+        "high": [row["high"] for row in rows] if ends else None,
+    }
+
+
+def _signed(lines: Sequence[dict[str, Any]]) -> bool:
+    return any(min(line["y"]) < 0 for line in lines if line["y"])
+
+
+def label_of(name: str) -> str:
+    """What a metric is of: the part in brackets, or its own name."""
+    metric = name.split("/", 1)[-1]
+    return metric.split("[", 1)[1].rstrip("]") if "[" in metric else metric.replace("_", " ")
+
+
+def frontier_charts(runs: Sequence[RunData], most: int = 4) -> list[str]:
+    """Size of each bias of the summary against the first quality of it, a point for each evaluation."""
+    first = runs[0]
+    quality = [(label, name) for label, name in first.headline.items() if first.direction(name) == "quality"]
+    biases = [(label, name) for label, name in first.headline.items() if first.direction(name) == "bias"]
+    charts = []
+    for label, name in biases[:most]:
+        for y_label, y_name in quality[:1]:
+            paths = []
+            for run in runs[:MOST_LINES]:
+                at = {row["step"]: row["value"] for row in run.series.get(y_name, [])}
+                points = [(abs(r["value"]), at[r["step"]]) for r in run.series.get(name, []) if r["step"] in at]
+                if points:
+                    paths.append((run.name, points))
+            if any(len(points) > 1 for _, points in paths):
+                charts.append(frontier_chart(f"{label} against {y_label}", paths, f"size of {label}", y_label))
+    return charts
+
+
+def association_test_chart(runs: Sequence[RunData]) -> str | None:
+    """Effect sizes of embedding association tests, with intervals, of the last evaluation."""
+    first = runs[0]
+    kinds = {name: (spec or {}).get("kind") for name, spec in first.config["eval"].get("evaluators", {}).items()}
+    names = [
+        name
+        for name in first.evaluated()
+        if (kinds.get(name.split("/")[0]) == "eat" or name.startswith("eat"))
+        and "/effect_size[" in name.replace("/d[", "/effect_size[")
+    ]
+    if not names:
+        return None
+    groups = [(run.name, [run.last(name) for name in names]) for run in runs[:MOST_LINES]]
+    title = "Embedding association tests: effect size d"
+    return forest_chart(title, [label_of(name) for name in names], groups, "effect size d (0 is none)", zero=True)
+
+
+def accepted_chart(run: RunData) -> list[str]:
+    """Share of each attribute among what was accepted, beside what the plan gives."""
+    charts = []
+    for name in run.series:
+        if name.startswith("accepted/share["):
+            label = label_of(name)
+            planned = run.series.get(f"accepted/planned_share[{label}]", [])
+            lines = [_line("accepted", run.series[name]), _line("planned", planned)]
+            charts.append(line_chart(f"Share of {label} among accepted pairs", [], lines, "samples seen"))
+    return charts
+
+
+def training_charts(runs: Sequence[RunData]) -> list[str]:
+    """Loss, speed, and the share of time spent waiting for data."""
+    titles = {
+        "train/loss": "Loss",
+        "train/samples_per_second": "Samples per second",
+        "train/data_wait": "Share of time waiting for data",
+    }
+    return [
+        line_chart(
+            title,
+            [],
+            [_line(run.name, run.series[name]) for run in runs[:MOST_LINES] if run.series.get(name)],
+            "samples seen",
+            marks=runs[0].stages(),
+        )
+        for name, title in titles.items()
+        if any(run.series.get(name) for run in runs)
+    ]

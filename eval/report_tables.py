@@ -1,0 +1,111 @@
+"""The tables of a run's report and of a comparison of runs."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from eval.report_charts import label_of
+from eval.rundata import Row, RunData
+
+
+def headline_table(runs: Sequence[RunData]) -> list[dict[str, Any]]:
+    """The metrics of the summary: a row each, with the first run's value before training and every run's last value.
+
+    With a second run each row says how the first differs from it: `change`, and `verdict`: better, worse, or within
+    intervals. Sizes are compared for bias, values for quality; intervals that do not overlap make a difference.
+    """
+    found = []
+    for label, name in runs[0].headline.items():
+        direction = runs[0].direction(name)
+        values = [run.last(name) for run in runs]
+        row: dict[str, Any] = {
+            "label": label,
+            "name": name,
+            "direction": direction,
+            "start": runs[0].first(name),
+            "values": values,
+            "change": None,
+            "verdict": "",
+        }
+        reference = values[1] if len(runs) > 1 else row["start"]
+        if reference is not None and values[0] is not None:
+            row["change"] = values[0]["value"] - reference["value"]
+            row["verdict"] = verdict(values[0], reference, direction)
+        found.append(row)
+    return sorted(found, key=lambda row: ("bias", "quality", "other").index(row["direction"]))
+
+
+def verdict(one: Row, other: Row, direction: str) -> str:
+    """Whether a value is better or worse than another, beyond their intervals."""
+    if one["low"] is None or other["low"] is None or direction == "other":
+        return ""
+    if one["low"] <= other["high"] and other["low"] <= one["high"]:
+        return "within intervals"
+    if direction == "bias":
+        return "better" if abs(one["value"]) < abs(other["value"]) else "worse"
+    return "better" if one["value"] > other["value"] else "worse"
+
+
+def answer(runs: Sequence[RunData], table: Sequence[dict[str, Any]]) -> str:
+    """What balancing did, in two or three sentences."""
+    run, sentences = runs[0], []
+    moments = {row["name"].split(":")[0]: row for row in run.data.get("rows", [])}
+    parts = [
+        f"{short} of the data from {moments[short]['before']:.3f} to {moments[short]['after']:.3f}"
+        for short in ("RB", "AB")
+        if short in moments and moments[short]["before"] is not None
+    ]
+    if run.treatment == "not balanced":
+        sentences.append("This run was not balanced.")
+    elif parts:
+        sentences.append(f"Balancing takes {' and '.join(parts)}.")
+    reference = runs[1].name if len(runs) > 1 else "the model before training"
+    for direction, noun in (("bias", "bias"), ("quality", "quality")):
+        rows = [row for row in table if row["direction"] == direction and row["verdict"]]
+        if rows:
+            better = sum(row["verdict"] == "better" for row in rows)
+            worse = sum(row["verdict"] == "worse" for row in rows)
+            sentences.append(
+                f"Against {reference}, of {len(rows)} measures of {noun} {_are(better)} better and {_are(worse)} worse "
+                "beyond their intervals."
+            )
+    return " ".join(sentences)
+
+
+def _are(number: int) -> str:
+    return f"{number} {'is' if number == 1 else 'are'}"
+
+
+def concept_table(runs: Sequence[RunData]) -> dict[str, Any]:
+    """For each attribute and concept: its share in the data before and after, and what models say of it.
+
+    Returns:
+        `columns`, names of the model's metrics (run and metric), and `rows`: `attribute`, `concept`, `before`, `after`
+        and `values`, a metric's last row or None for each column.
+    """
+    data = runs[0].data.get("inside", [])
+    concepts = {row["concept"] for attribute in data for row in attribute["rows"]}
+    by_family: dict[tuple[str, str], dict[str, Row]] = defaultdict(dict)
+    for run in runs:
+        for name, rows in run.evaluated().items():
+            if "[" in name:
+                family = name.split("[")[0].replace("_", " ")
+                by_family[run.name if len(runs) > 1 else "", family][label_of(name)] = rows[-1]
+    wanted = {key: found for key, found in by_family.items() if not concepts or concepts & set(found)}
+    rows: list[dict[str, Any]] = []
+    for attribute in data:
+        for row in attribute["rows"]:
+            values = [found.get(row["concept"]) for found in wanted.values()]
+            rows.append({**row, "attribute": attribute["attribute"], "values": values})
+    known = {row["concept"] for row in rows}
+    for concept in sorted({concept for found in wanted.values() for concept in found} - known):
+        values = [found.get(concept) for found in wanted.values()]
+        rows.append({"attribute": "", "concept": concept, "before": None, "after": None, "values": values})
+    columns = [f"{name}: {family}" if name else family for name, family in wanted]
+    return {"columns": columns, "rows": rows}
+
+
+def all_metrics(runs: Sequence[RunData]) -> list[dict[str, Any]]:
+    """The last value of each evaluated metric of every run, with the first run's value before training."""
+    names = list(dict.fromkeys(name for run in runs for name in run.evaluated()))
+    return [{"name": name, "start": runs[0].first(name), "values": [run.last(name) for run in runs]} for name in names]

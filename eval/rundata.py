@@ -1,0 +1,124 @@
+"""What a run has left in its folder, read for pages and tables."""
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from balance.errors import UserError
+from eval.track import read_metrics
+
+Row = dict[str, Any]
+# Which way each kind of evaluator points: bias is best at zero, quality is best when large.
+BIAS_KINDS = ("parity", "association", "eat", "retrieval_bias", "hypodescent")
+QUALITY_KINDS = ("zeroshot", "retrieval")
+NOT_EVALUATED = ("train/", "accepted/", "data/", "eval/", "stop/")
+
+
+@dataclass
+class RunData:
+    """One run.
+
+    Attributes:
+        folder: where it lies.
+        config: the resolved configuration.
+        series: rows of each metric, in the order of the run.
+        data: what balancing does to the data (`plan/data.json`), {} if there is no plan yet.
+        figures: charts that evaluators made at the last evaluation: dicts of `title` and `html`.
+        provenance: versions, commit, device, hashes; {} if not recorded.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    series: dict[str, list[Row]]
+    data: dict[str, Any]
+    figures: list[Row] = field(default_factory=list)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return str(self.config["name"])
+
+    @property
+    def treatment(self) -> str:
+        """What was done to the data, in a word or two."""
+        balance = self.config.get("balance") or {}
+        stages = self.config.get("stages") or []
+        if stages:
+            return " then ".join(str(stage.get("balance")) for stage in stages)
+        return "balanced" if balance.get("method", "none") != "none" else "not balanced"
+
+    @property
+    def headline(self) -> dict[str, str]:
+        """The metrics that the configuration names as its summary: label -> metric, those that were measured."""
+        wanted = self.config["eval"].get("headline") or {}
+        return {label: name for label, name in wanted.items() if self.series.get(name)}
+
+    def last(self, name: str) -> Row | None:
+        """The newest row of a metric."""
+        rows = self.series.get(name)
+        return rows[-1] if rows else None
+
+    def first(self, name: str) -> Row | None:
+        """The row of a metric from before training."""
+        rows = self.series.get(name)
+        return rows[0] if rows and rows[0]["step"] == 0 else None
+
+    def direction(self, name: str) -> str:
+        """`bias`, `quality` or `other`, by the kind of the evaluator."""
+        evaluator = name.split("/")[0]
+        if evaluator == "data":
+            return "bias"
+        kind = (self.config["eval"].get("evaluators", {}).get(evaluator) or {}).get("kind", evaluator)
+        return "bias" if kind in BIAS_KINDS else "quality" if kind in QUALITY_KINDS else "other"
+
+    def evaluated(self) -> dict[str, list[Row]]:
+        """The metrics of evaluators alone."""
+        return {name: rows for name, rows in self.series.items() if not name.startswith(NOT_EVALUATED)}
+
+    def stages(self) -> list[tuple[int, str]]:
+        """(samples, name) of each change of stage after the start."""
+        names = [str(stage.get("name") or stage.get("balance")) for stage in self.config.get("stages") or []]
+        changes, before = [], None
+        for row in self.series.get("train/stage", []):
+            if before is not None and row["value"] != before:
+                number = int(row["value"])
+                changes.append((int(row["samples"]), names[number] if number < len(names) else f"stage {number}"))
+            before = row["value"]
+        return changes
+
+
+def load_run(folder: Path) -> RunData:
+    """Read a run's folder.
+
+    Raises:
+        UserError: there is no run.
+    """
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"There is no run at {folder}: it has no config.yaml.")
+    figures = _read_json(folder / "figures.json")
+    return RunData(
+        folder=folder,
+        config=yaml.safe_load(path.read_text(encoding="utf-8")),
+        series=by_name(read_metrics(folder / "metrics.jsonl")),
+        data=_read_json(folder / "plan" / "data.json"),
+        figures=figures.get("figures", []),
+        provenance=_read_json(folder / "provenance.json"),
+    )
+
+
+def by_name(rows: list[Row]) -> dict[str, list[Row]]:
+    """Rows of each metric, in the order of the run."""
+    series: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        series[row["name"]].append(row)
+    return dict(series)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

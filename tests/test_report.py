@@ -1,0 +1,178 @@
+"""The page of a run: what it says, and how it behaves in a browser."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from eval.page import format_number
+from eval.report import render, write_report
+from eval.report_tables import answer, concept_table, headline_table, verdict
+from eval.rundata import load_run
+from tests.browser import browse
+
+HEADLINE = {"model RB": "rb/mean_parity", "AB": "ab/max", "top-1": "zs/top1"}
+KINDS = {"rb": "parity", "ab": "association", "zs": "zeroshot"}
+
+
+def make_run(folder: Path, name: str, rb: float = 0.3, top1: float = 0.8, **config: Any) -> Path:
+    """The folder of a finished run with two evaluations."""
+    run = folder / name
+    (run / "plan").mkdir(parents=True)
+    stored = {
+        "name": name,
+        "seed": 0,
+        "data": {"name": "wds"},
+        "model": {"name": "tiny"},
+        "balance": {"method": "dual"},
+        "eval": {"headline": HEADLINE, "evaluators": {key: {"kind": kind} for key, kind in KINDS.items()}},
+        **config,
+    }
+    (run / "config.yaml").write_text(yaml.safe_dump(stored, sort_keys=False))
+    rows = []
+    for step, samples, share in ((0, 0, 0.0), (10, 1000, 1.0)):
+        values = {
+            "rb/mean_parity": rb * share,
+            "ab/max": 0.1,
+            "ab/difference[nurse]": 0.1,
+            "ab/difference[<b>chef</b>]": -0.05,
+            "zs/top1": 0.1 + (top1 - 0.1) * share,
+        }
+        rows += [
+            {
+                "step": step,
+                "epoch": step / 10,
+                "samples": samples,
+                "name": key,
+                "value": value,
+                "low": value - 0.02,
+                "high": value + 0.02,
+                "count": 50,
+                "prompts": "a | b",
+            }
+            for key, value in values.items()
+        ]
+        rows.append(
+            {
+                "step": step,
+                "epoch": 0,
+                "samples": samples,
+                "name": "train/loss",
+                "value": 1.0,
+                "low": None,
+                "high": None,
+            }
+        )
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    inside = [
+        {"concept": "nurse", "before": 0.9, "after": 0.52, "known": 100},
+        {"concept": "<b>chef</b>", "before": 0.2, "after": 0.48, "known": 1200},
+    ]
+    data = {
+        "title": "balanced by M4",
+        "hash": "abc123",
+        "notes": ["a sentence"],
+        "rows": [{"name": "RB: gap", "before": 0.17, "after": 0.01}, {"name": "AB: gap", "before": 0.1, "after": 0.02}],
+        "inside": [{"attribute": "woman", "target": 0.5, "rows": inside}],
+    }
+    (run / "plan" / "data.json").write_text(json.dumps(data))
+    return run
+
+
+def test_the_page_answers_what_balancing_did(tmp_path: Path) -> None:
+    write_report(make_run(tmp_path, "one"))
+    page = (tmp_path / "one" / "report.html").read_text()
+    assert "Balancing takes RB of the data from 0.170 to 0.010 and AB of the data from 0.100 to 0.020." in page
+    assert "of 2 measures of bias 0 are better and 1 is worse" in page
+    assert "abc123" in page
+    assert "a sentence" in page
+    assert "<b>chef</b>" not in page  # what data hold is text, not markup
+
+
+def test_a_baseline_that_is_named_stands_beside_the_run(tmp_path: Path) -> None:
+    make_run(tmp_path, "base", rb=0.5)
+    run = make_run(tmp_path, "mine", rb=0.1, top1=0.5, track={"baseline": "base"})
+    page = write_report(run).read_text()
+    assert "compared with base" in page
+    assert "Against base, of 2 measures of bias 1 is better and 0 are worse" in page
+    assert "of 1 measures of quality 0 are better and 1 is worse" in page
+    shutil.rmtree(tmp_path / "base")
+    assert "compared with" not in write_report(run).read_text()
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "direction", "wanted"),
+    [
+        ((-0.1, -0.2, 0.0), (0.3, 0.25, 0.35), "bias", "better"),
+        ((-0.5, -0.6, -0.4), (0.3, 0.25, 0.35), "bias", "worse"),
+        ((0.5, 0.4, 0.6), (0.45, 0.4, 0.5), "quality", "within intervals"),
+        ((0.9, 0.8, 1.0), (0.45, 0.4, 0.5), "quality", "better"),
+        ((0.9, 0.8, 1.0), (0.45, 0.4, 0.5), "other", ""),
+        ((0.9, None, None), (0.45, 0.4, 0.5), "quality", ""),
+    ],
+)
+def test_verdicts(one: Any, other: Any, direction: str, wanted: str) -> None:
+    keys = ("value", "low", "high")
+    assert verdict(dict(zip(keys, one, strict=True)), dict(zip(keys, other, strict=True)), direction) == wanted
+
+
+def test_tables(tmp_path: Path) -> None:
+    runs = [load_run(make_run(tmp_path, "a", rb=0.1)), load_run(make_run(tmp_path, "b"))]
+    table = headline_table(runs)
+    assert [row["direction"] for row in table] == ["bias", "bias", "quality"]
+    assert table[0]["change"] == pytest.approx(-0.2)
+    concepts = concept_table(runs)
+    assert concepts["columns"] == ["a: ab/difference", "b: ab/difference"]
+    nurse = next(row for row in concepts["rows"] if row["concept"] == "nurse")
+    assert nurse["values"][0]["value"] == 0.1
+    assert nurse["before"] == 0.9
+    assert "better" in answer(runs, table)
+
+
+def test_numbers_for_people() -> None:
+    shown = [format_number(x) for x in (None, 0.0, 0.12345, 1e-5, 12345, 123.45, float("nan"), "x")]
+    assert shown == ["–", "0.000", "0.123", "1e-05", "12,345", "123.5", "–", "x"]
+
+
+def test_figures_of_evaluators_are_kept_for_later_pages(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "one")
+    write_report(run, {"a curve": "<svg id='curve'></svg>"})
+    assert "<svg id='curve'>" in write_report(run).read_text()
+
+
+def test_nothing_is_loaded_from_anywhere(tmp_path: Path) -> None:
+    page = write_report(make_run(tmp_path, "one")).read_text()
+    links = re.findall(r'(?:src|href)="([^"#][^"]*)"', page)
+    assert [link for link in links if not link.startswith(("data:", "#"))] == []
+
+
+def test_in_a_browser_tables_sort_and_search_without_errors(tmp_path: Path) -> None:
+    runs = [load_run(make_run(tmp_path, "a", rb=0.1)), load_run(make_run(tmp_path, "b"))]
+    script = """
+      var table = document.getElementById("concept-table"), button = table.querySelectorAll("thead button")[2];
+      var rows = () => Array.from(table.tBodies[0].rows).filter(row => !row.hidden);
+      var names = () => rows().map(row => row.cells[0].textContent);
+      button.click(); var up = names(); button.click(); var down = names();
+      var box = table.parentNode.querySelector("input[type=search]");
+      box.value = "nurse"; box.dispatchEvent(new Event("input"));
+      report({up: up, down: down, found: names(), charts: document.querySelectorAll("svg[role=img]").length,
+              sort: table.querySelectorAll("thead th")[2].getAttribute("aria-sort")});
+    """
+    for width in (1280, 390):
+        found = browse(tmp_path, render(runs), script, width)
+        assert found["errors"] == []
+        assert found["up"] == ["nurse", "<b>chef</b>"]
+        assert found["down"] == ["<b>chef</b>", "nurse"]
+        assert found["found"] == ["nurse"]
+        assert found["sort"] == "descending"
+        assert found["charts"] >= 5
+        assert found["wide"] == []
+
+
+def test_the_browser_test_sees_errors(tmp_path: Path) -> None:
+    found = browse(tmp_path, "<body><script>nothing.here()</script></body>", "report({})", 400)
+    assert found["errors"]
