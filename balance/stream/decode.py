@@ -2,7 +2,7 @@
 
 Crop, resize and conversion are one Pillow call on a box, in uint8; normalisation is left to the device. Bicubic
 filtering is that of open_clip's training transform. `fast` lets the JPEG decoder shrink by a power of two first: a
-slightly different filter, for training only.
+slightly different filter, for training only (see `balance.stream.scaled`).
 """
 
 import io
@@ -12,25 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from balance.stream.crop import Box, crop_box
 from balance.stream.samples import BadSample
+from balance.stream.scaled import decode_scaled
 
-Box = tuple[float, float, float, float]
-
-
-def crop_box(
-    width: int, height: int, u: tuple[float, ...], scale: tuple[float, float], ratio: tuple[float, float]
-) -> Box:
-    """Choose the box (left, top, right, bottom) of a random crop from four uniform numbers.
-
-    The crop's area is a share of the picture drawn uniformly from `scale`, its aspect ratio log-uniformly from
-    `ratio`; a box that would not fit is shrunk until it does.
-    """
-    area = width * height * (scale[0] + u[0] * (scale[1] - scale[0]))
-    aspect = math.exp(math.log(ratio[0]) + u[1] * (math.log(ratio[1]) - math.log(ratio[0])))
-    w = min(float(width), math.sqrt(area * aspect))
-    h = min(float(height), math.sqrt(area / aspect))
-    left, top = u[2] * (width - w), u[3] * (height - h)
-    return left, top, left + w, top + h
+RATIO = (0.75, 4 / 3)
 
 
 def decode_train(
@@ -38,7 +24,7 @@ def decode_train(
     size: int,
     u: tuple[float, ...],
     scale: tuple[float, float] = (0.9, 1.0),
-    ratio: tuple[float, float] = (0.75, 4 / 3),
+    ratio: tuple[float, float] = RATIO,
     fast: bool = False,
 ) -> NDArray[np.uint8]:
     """Decode a picture and cut a random crop from it; shape (3, size, size), uint8.
@@ -54,12 +40,17 @@ def decode_train(
     Raises:
         BadSample: the picture can't be decoded.
     """
+    if fast:
+        found = decode_scaled(image, size, u, scale, ratio)
+        if found is not None:
+            return found
     try:
         with Image.open(io.BytesIO(image)) as picture:
             box = crop_box(*picture.size, u, scale, ratio)
             if fast:
                 box = _draft(picture, box, size)
-            pixels = picture.convert("RGB").resize((size, size), Image.Resampling.BICUBIC, box=box)
+            colours = picture if picture.mode == "RGB" else picture.convert("RGB")  # convert would copy
+            pixels = colours.resize((size, size), Image.Resampling.BICUBIC, box=box)
     except Exception as error:  # Pillow raises many kinds, OSError, SyntaxError and ValueError among them
         raise BadSample("undecodable picture") from error
     return np.ascontiguousarray(np.asarray(pixels).transpose(2, 0, 1))
