@@ -95,7 +95,7 @@ def main(config: Config) -> int:
     schedule = config.schedule
     epoch_samples = schedule.epoch_samples or balance.expected
     clock = Clock(epoch_samples, config.data.batch_size * world, schedule.epochs, schedule.warmup)
-    tracker = _create_tracker(config, name, folder, first)
+    tracker = Tracker(folder, first, name, as_dict(config))
     meter = Meter(clock, balance.s_names, balance.y_names, config.data.max_bad)
     if config.resume:
         _resume(folder, bundle, optimizer, stream, clock, meter, tracker, balance, accelerator.device)
@@ -105,6 +105,7 @@ def main(config: Config) -> int:
 
     # ------------------------------------------------------------------ the loop
     if clock.step == 0:
+        tracker.keep(folder / "plan", "plan")
         tracker.log(as_metrics("data", balance.values()), 0, 0, 0)
         evaluate(suite, bundle, accelerator, tracker, clock, folder)
     training = ProgressLine("train", clock.total_samples, start=clock.samples, shown=first)
@@ -233,11 +234,6 @@ def _stream_config(config: Config, bundle: ModelBundle, rank: int, world: int) -
 def _build_suite(config: Config, held_out: list[str] | None) -> Suite:
     wanted = config.eval
     return build_suite(wanted.sets, wanted.evaluators, wanted.bootstrap, wanted.batch_size, held_out)
-
-
-def _create_tracker(config: Config, name: str, folder: Path, first: bool) -> Tracker:
-    track = config.track
-    return Tracker(folder, first, track.wandb, track.project, track.entity, name, as_dict(config))
 
 
 def _state(

@@ -81,7 +81,21 @@ class TrackConfig:
     wandb: str = "offline"  # offline, online, or disabled
     project: str = "counterbalance"
     entity: str | None = None
+    group: str | None = None  # W&B group; by default the run's name, which its resumed attempts share
     every: int = 20  # steps between two rows of training metrics
+    baseline: str | None = None  # a run (its name or folder) that the report compares this one with
+
+
+@dataclass
+class CheckpointConfig:
+    """When a checkpoint is written, and which ones are kept; the end of a run always has one."""
+
+    every_steps: int | None = None
+    every_minutes: float | None = None
+    every_epochs: int | None = 1
+    keep: int = 2  # of the newest
+    best: str | None = None  # a metric of the evaluation whose best checkpoint is kept, too
+    best_mode: str = "max"  # min or max
 
 
 @dataclass
@@ -95,7 +109,6 @@ class Config:
     overwrite: bool = False  # delete a run of the same name first
     precision: str = "auto"  # fp32, bf16, fp16; auto: bf16 where the machine gains from it
     device: str = "auto"  # auto, cpu or cuda
-    keep_checkpoints: int = 2
     data: DataConfig = field(default_factory=DataConfig)
     attributes: dict[str, Any] = field(default_factory=dict)  # checked by balance.attributes
     balance: dict[str, Any] = field(default_factory=dict)  # checked by balance.problem
@@ -104,3 +117,4 @@ class Config:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     track: TrackConfig = field(default_factory=TrackConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -178,5 +178,5 @@ def frontier_chart(
         return to_svg(figure, title)
 
 
-def _thousands(value: float, _: int) -> str:
+def _thousands(value: float, _: float) -> str:
     return f"{value:,.0f}" if value == int(value) else f"{value:g}"

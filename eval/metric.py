@@ -1,7 +1,10 @@
 """One measured value, as every evaluator gives it and every file and page shows it."""
 
+import contextlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -41,3 +44,13 @@ class Metric:
 def as_metrics(group: str, values: Mapping[str, float]) -> list[Metric]:
     """Plain numbers as metrics of a group."""
     return [Metric(f"{group}/{name}", value) for name, value in values.items()]
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Read `metrics.jsonl`; a last line that a killed run left unfinished is ignored."""
+    rows = []
+    with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
+        for line in file:
+            with contextlib.suppress(ValueError):
+                rows.append(json.loads(line))
+    return rows

@@ -87,10 +87,10 @@ def concept_table(runs: Sequence[RunData]) -> dict[str, Any]:
     concepts = {row["concept"] for attribute in data for row in attribute["rows"]}
     by_family: dict[tuple[str, str], dict[str, Row]] = defaultdict(dict)
     for run in runs:
-        for name, rows in run.evaluated().items():
+        for name, measured in run.evaluated().items():
             if "[" in name:
                 family = name.split("[")[0].replace("_", " ")
-                by_family[run.name if len(runs) > 1 else "", family][label_of(name)] = rows[-1]
+                by_family[run.name if len(runs) > 1 else "", family][label_of(name)] = measured[-1]
     wanted = {key: found for key, found in by_family.items() if not concepts or concepts & set(found)}
     rows: list[dict[str, Any]] = []
     for attribute in data:

@@ -2,6 +2,7 @@
 
 import json
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import yaml
 
 from balance.errors import UserError
-from eval.track import read_metrics
+from eval.metric import read_metrics
 
 Row = dict[str, Any]
 # Which way each kind of evaluator points: bias is best at zero, quality is best when large.
@@ -70,11 +71,7 @@ class RunData:
 
     def direction(self, name: str) -> str:
         """`bias`, `quality` or `other`, by the kind of the evaluator."""
-        evaluator = name.split("/")[0]
-        if evaluator == "data":
-            return "bias"
-        kind = (self.config["eval"].get("evaluators", {}).get(evaluator) or {}).get("kind", evaluator)
-        return "bias" if kind in BIAS_KINDS else "quality" if kind in QUALITY_KINDS else "other"
+        return direction_of(self.config, name)
 
     def evaluated(self) -> dict[str, list[Row]]:
         """The metrics of evaluators alone."""
@@ -90,6 +87,15 @@ class RunData:
                 changes.append((int(row["samples"]), names[number] if number < len(names) else f"stage {number}"))
             before = row["value"]
         return changes
+
+
+def direction_of(config: Mapping[str, Any], name: str) -> str:
+    """`bias`, `quality` or `other`: which way a metric points, by the kind of its evaluator in the configuration."""
+    evaluator = name.split("/")[0]
+    if evaluator == "data":
+        return "bias"
+    kind = ((config["eval"].get("evaluators") or {}).get(evaluator) or {}).get("kind", evaluator)
+    return "bias" if kind in BIAS_KINDS else "quality" if kind in QUALITY_KINDS else "other"
 
 
 def load_run(folder: Path) -> RunData:

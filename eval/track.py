@@ -1,13 +1,14 @@
 """Where metrics go: `metrics.jsonl`, which is the truth, and W&B, which mirrors it."""
 
-import contextlib
 import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from eval.metric import Metric
+from eval.metric import Metric, read_metrics
+from eval.rundata import by_name
+from eval.wandb_mirror import WandbMirror
 
 
 class Tracker:
@@ -16,28 +17,15 @@ class Tracker:
     Args:
         folder: the run's folder.
         active: whether this process writes.
-        wandb_mode: offline, online, or disabled.
-        project: W&B project.
-        entity: W&B user or team.
-        name: name of the run; attempts of one run share it as their W&B group.
-        config: the resolved configuration.
+        name: name of the run.
+        config: the resolved configuration; `track.wandb` is offline, online, or disabled.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        active: bool,
-        wandb_mode: str,
-        project: str,
-        entity: str | None,
-        name: str,
-        config: dict[str, Any],
-    ) -> None:
+    def __init__(self, folder: Path, active: bool, name: str, config: dict[str, Any]) -> None:
+        self.folder, self.active = folder, active
         self.path = folder / "metrics.jsonl"
-        self.active = active
-        self._run: Any = None
-        if active and wandb_mode != "disabled":
-            self._run = _start_wandb(folder, wandb_mode, project, entity, name, config)
+        mode = config["track"]["wandb"]
+        self._mirror = WandbMirror(folder, mode, name, config) if active and mode != "disabled" else None
 
     def log(self, metrics: Iterable[Metric], step: int, epoch: float, samples: int) -> None:
         """Append metrics, whole lines at a time."""
@@ -47,13 +35,8 @@ class Tracker:
         rows = [metric.row(step=step, epoch=round(epoch, 4), samples=samples) for metric in metrics]
         with open(self.path, "a", encoding="utf-8") as file:
             file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        if self._run is not None:
-            values = {"step": step, "epoch": epoch, "samples": samples}
-            for metric in metrics:
-                values[metric.name] = metric.value
-                if metric.low is not None and metric.high is not None:
-                    values[f"{metric.name}.low"], values[f"{metric.name}.high"] = metric.low, metric.high
-            self._run.log(values)
+        if self._mirror is not None:
+            self._mirror.log(metrics, step, epoch, samples)
 
     def rewind(self, step: int) -> None:
         """Remove rows after a step: what a stopped run wrote after the checkpoint that it goes on from."""
@@ -66,38 +49,13 @@ class Tracker:
                     file.write(json.dumps(row, ensure_ascii=False) + "\n")
         os.replace(part, self.path)
 
+    def keep(self, path: Path, kind: str) -> None:
+        """Keep a folder or a file with the run: in W&B an artifact of that kind."""
+        if self._mirror is not None:
+            self._mirror.log_artifact(path, kind)
+
     def close(self) -> None:
-        """End the W&B run."""
-        if self._run is not None:
-            self._run.finish()
-
-
-def _start_wandb(folder: Path, mode: Any, project: str, entity: str | None, name: str, config: dict[str, Any]) -> Any:
-    import wandb  # takes a second to import, and is not needed with track=none
-
-    settings = wandb.Settings(silent=True, console="off", init_timeout=30)
-    # W&B starts its step again from 0 when an offline run is resumed: each attempt is a run of its own, in one group,
-    # and metrics are drawn over our own count of samples.
-    run = wandb.init(
-        project=project,
-        entity=entity,
-        name=name,
-        group=name,
-        dir=str(folder),
-        mode=mode,
-        config=config,
-        settings=settings,
-    )
-    run.define_metric("samples")
-    run.define_metric("*", step_metric="samples")
-    return run
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read `metrics.jsonl`; a last line that a killed run left unfinished is ignored."""
-    rows = []
-    with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
-        for line in file:
-            with contextlib.suppress(ValueError):
-                rows.append(json.loads(line))
-    return rows
+        """End the run: charts of its whole course, best values, and the last rows on their way."""
+        if self._mirror is not None:
+            self._mirror.log_curves(by_name(read_metrics(self.path)))
+            self._mirror.finish()

@@ -19,8 +19,8 @@ from rich.table import Table
 
 from balance.errors import UserError
 from balance.progress import format_seconds
+from eval.metric import read_metrics
 from eval.rundata import by_name
-from eval.track import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 TREATMENTS = {"unbalanced": "none", "balanced": "m4"}

@@ -14,7 +14,7 @@ import torch
 import train
 from balance.errors import UserError
 from conf.cli import compose, stored_config
-from eval.track import read_metrics
+from eval.metric import read_metrics
 from models.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from tests.tiny import JOBS, people_meta, people_shards, sample, write_tar
 
