@@ -1,0 +1,68 @@
+"""Differences between treatments over seeds: runs that differ in nothing but their seed, paired by it."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from eval.rundata import RunData
+
+# What two runs of one treatment may differ in, beside the seed.
+INCIDENTAL = ("name", "runs", "seed", "resume", "overwrite", "track", "device", "keep_checkpoints", "checkpoint")
+MOST_OF_NAME = 40
+
+
+def treatments(runs: Sequence[RunData]) -> dict[str, dict[int, RunData]]:
+    """Runs by what was done and by seed: those whose configurations agree but for names, seeds and folders.
+
+    A treatment is called by the common beginning of its runs' names.
+    """
+    found: dict[str, dict[int, RunData]] = defaultdict(dict)
+    for run in runs:
+        key = repr({name: value for name, value in sorted(run.config.items()) if name not in INCIDENTAL})
+        found[key].setdefault(int(run.config.get("seed", 0)), run)
+    return {_common(list(by_seed.values())): by_seed for by_seed in found.values()}
+
+
+def _common(runs: Sequence[RunData]) -> str:
+    """The beginning that the runs' names share."""
+    names = [run.name for run in runs]
+    shortest = min(names, key=len)
+    length = next((i for i in range(len(shortest)) if len({name[i] for name in names}) > 1), len(shortest))
+    return shortest[:length].rstrip("-_s.") or names[0][:MOST_OF_NAME]
+
+
+def paired_table(runs: Sequence[RunData]) -> list[dict[str, Any]]:
+    """Paired statistics of each metric of the summary, for each two treatments that share at least two seeds.
+
+    Of bias the sizes are compared, so that less is better whichever side it leans to.
+
+    Returns:
+        Rows of `label`, `first`, `second` (treatments), `n` seeds, `mean` difference first - second, `low` and `high`
+        of its 95 % interval by Student's t, `p_t` of the paired t-test, and `p_wilcoxon` of the signed-rank test, None
+        where all differences are 0. With n seeds the latter can't fall below 2^(1 - n).
+    """
+    groups, rows = treatments(runs), []
+    names = list(groups)
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            seeds = sorted(set(groups[first]) & set(groups[second]))
+            for label, metric in runs[0].headline.items():
+                pairs = [(groups[first][seed].last(metric), groups[second][seed].last(metric)) for seed in seeds]
+                size = abs if runs[0].direction(metric) == "bias" else float
+                differences = np.array([size(one["value"]) - size(two["value"]) for one, two in pairs if one and two])
+                if len(differences) >= 2:
+                    rows.append({"label": label, "first": first, "second": second, **_statistics(differences)})
+    return rows
+
+
+def _statistics(differences: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, Any]:
+    n, mean = len(differences), float(differences.mean())
+    error = float(stats.sem(differences))
+    half = float(stats.t.ppf(0.975, n - 1)) * error
+    same = bool(np.all(differences == 0))
+    p_t = None if error == 0 else float(2 * stats.t.sf(abs(mean) / error, n - 1))
+    p_wilcoxon = None if same else float(stats.wilcoxon(differences).pvalue)
+    return {"n": n, "mean": mean, "low": mean - half, "high": mean + half, "p_t": p_t, "p_wilcoxon": p_wilcoxon}

@@ -1,0 +1,97 @@
+"""Compare runs on one page: what differs, with paired statistics where treatments were run with several seeds.
+
+`python scripts/compare.py runs/a runs/b ... [out=compare.html] [title='...']`. The first run is what the page is about;
+put the one whose effect you ask for first, and what it is compared with second.
+"""
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from balance.errors import UserError
+from eval.page import format_interval, format_number, write_page
+from eval.paired_runs import paired_table
+from eval.report import render
+from eval.report_tables import headline_table
+from eval.rundata import RunData, load_run
+
+
+def main(arguments: list[str]) -> int:
+    """Write the page, print the summary."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(__doc__)
+        return 0 if arguments else 2
+    options = dict(one.split("=", 1) for one in arguments if "=" in one)
+    folders = [Path(one) for one in arguments if "=" not in one]
+    unknown = set(options) - {"out", "title"}
+    if unknown:
+        raise UserError(f"{sorted(unknown)[0]}= is not an option of compare.py; it takes out= and title=.")
+    if len(folders) < 2:
+        raise UserError("Name at least two runs to compare, such as runs/balanced runs/unbalanced.")
+    runs = distinct([load_run(folder) for folder in folders])
+    for run in runs:
+        if not run.evaluated():
+            raise UserError(f"{run.folder} has no evaluation yet; compare runs that have.")
+    console = Console()
+    console.print(summary(runs))
+    paired = paired_table(runs)
+    if paired:
+        console.print(seeds(paired))
+    out = Path(options.get("out", "compare.html"))
+    title = options.get("title") or " and ".join(run.name for run in runs[:3]) + (" …" if len(runs) > 3 else "")
+    print(f"Page: {write_page(out, render(runs, title, paired))}")
+    return 0
+
+
+def distinct(runs: list[RunData]) -> list[RunData]:
+    """The runs, those of equal names told apart by their folders."""
+    names = [run.name for run in runs]
+    for run, name in zip(runs, names, strict=True):
+        if names.count(name) > 1:
+            run.config["name"] = str(run.folder)
+    return runs
+
+
+def summary(runs: list[RunData]) -> Table:
+    """The metrics of the summary, a column for each run."""
+    table = Table(title="Last evaluation of each run", title_justify="left")
+    table.add_column("measure")
+    for run in runs:
+        table.add_column(run.name, justify="right")
+    if len(runs) == 2:
+        table.add_column("")
+    for row in headline_table(runs):
+        ends = format_interval if len(runs) <= 3 else lambda value: ""  # a terminal is only so wide
+        cells = [
+            "–" if value is None else f"{format_number(value['value'])} {ends(value)}".strip()
+            for value in row["values"]
+        ]
+        table.add_row(row["label"], *cells, *([row["verdict"]] if len(runs) == 2 else []))
+    return table
+
+
+def seeds(paired: list[dict[str, object]]) -> Table:
+    """Differences between treatments over seeds."""
+    table = Table(title="Paired by seed", title_justify="left")
+    for name in ("measure", "treatments", "seeds", "mean difference, 95 %", "p (t)", "p (Wilcoxon)"):
+        table.add_column(name, justify="left" if name in ("measure", "treatments") else "right")
+    for row in paired:
+        table.add_row(
+            str(row["label"]),
+            f"{row['first']} – {row['second']}",
+            str(row["n"]),
+            f"{row['mean']:+.3f} {format_interval(row)}",
+            format_number(row["p_t"]),
+            format_number(row["p_wilcoxon"]),
+        )
+    return table
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,74 @@
+"""Comparing runs: pairs by seed, their statistics, and the command."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from balance.errors import UserError
+from eval.paired_runs import paired_table, treatments
+from eval.rundata import load_run
+from scripts.compare import main
+from tests.test_report import make_run
+
+ONE, OTHER = [0.10, 0.12, 0.08, 0.05], [0.30, 0.28, 0.35, 0.20]
+
+
+def runs(folder: Path) -> list[Path]:
+    found = []
+    for name, values, method in (("balanced", ONE, "dual"), ("plain", OTHER, "none")):
+        for seed, value in enumerate(values):
+            # the side that a bias leans to does not matter, its size does
+            rb = -value if seed == 1 else value
+            found.append(make_run(folder, f"{name}-s{seed}", rb=rb, seed=seed, balance={"method": method}))
+    return found
+
+
+def test_runs_are_paired_by_seed_and_compared_as_scipy_does(tmp_path: Path) -> None:
+    loaded = [load_run(folder) for folder in runs(tmp_path)]
+    assert {name: sorted(group) for name, group in treatments(loaded).items()} == {
+        "balanced": [0, 1, 2, 3],
+        "plain": [0, 1, 2, 3],
+    }
+    row = next(row for row in paired_table(loaded[::-1]) if row["label"] == "model RB")
+    assert (row["first"], row["second"], row["n"]) == ("plain", "balanced", 4)
+    expected = stats.ttest_rel(OTHER, ONE)
+    assert row["mean"] == pytest.approx(np.mean(np.subtract(OTHER, ONE)))
+    assert row["p_t"] == pytest.approx(expected.pvalue)
+    assert (row["low"], row["high"]) == pytest.approx(expected.confidence_interval(0.95))
+    assert row["p_wilcoxon"] == pytest.approx(0.125)  # 2^(1 - 4): the smallest there is for four pairs
+    same = next(row for row in paired_table(loaded) if row["label"] == "AB")
+    assert (same["p_t"], same["p_wilcoxon"]) == (None, None)
+
+
+def test_one_seed_gives_no_statistics(tmp_path: Path) -> None:
+    assert paired_table([load_run(folder) for folder in (runs(tmp_path)[0], tmp_path / "plain-s0")]) == []
+
+
+def test_the_command_writes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*map(str, runs(tmp_path)), f"out={tmp_path / 'page.html'}", "title=Two treatments"]) == 0
+    assert "Paired by seed" in capsys.readouterr().out
+    page = (tmp_path / "page.html").read_text()
+    assert "<h1>Two treatments</h1>" in page
+    assert "Over seeds" in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["one"], "at least two runs"),
+        (["nowhere", "else"], "There is no run at nowhere"),
+        (["a", "b", "into=x"], "into= is not an option"),
+    ],
+)
+def test_bad_arguments(arguments: list[str], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        main(arguments)
+
+
+def test_a_run_without_an_evaluation_is_named(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path, "a"), make_run(tmp_path, "b")]
+    (folders[1] / "metrics.jsonl").write_text("")
+    with pytest.raises(UserError, match="b has no evaluation yet"):
+        main([str(folder) for folder in folders])
