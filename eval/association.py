@@ -5,72 +5,142 @@ softmax probability of concept r (an occupation) among all concepts.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from balance.errors import UserError
 from eval.embed import Embedder
 from eval.metric import Metric
-from eval.options import fill_templates, need_field, options, words_of
+from eval.options import fill_templates, groups_by, labels_of, need_field, options, words_of
 from eval.sets import EvalSet
 from eval.stats import Floats, statistic_interval
+
+Rows = NDArray[np.int64]
+
+
+@dataclass
+class Sides:
+    """Two groups of pictures that are compared.
+
+    Attributes:
+        suffix: what a metric's name carries for them, such as `[race=Asian]`; nothing for all pictures.
+        positive: rows of the one.
+        negative: rows of the other.
+    """
+
+    suffix: str
+    positive: Rows
+    negative: Rows
+
+    def split(self, values: Floats) -> list[Floats]:
+        """Values (n, r) of either side."""
+        return [values[self.positive], values[self.negative]]
+
+    @property
+    def count(self) -> int:
+        """How many pictures there are."""
+        return len(self.positive) + len(self.negative)
 
 
 class Association:
     """AB over labelled faces, its maximum and per concept.
 
     Options:
-        label: the JSON field of the group, such as `gender`.
-        positive, negative: its two values that are compared.
+        label: the label of the group, such as `gender`.
+        positive, negative: its two values that are compared; each one value, or a list of values that mean the same.
         concepts: names, or name -> words.
         templates: prompts with `{c}`; "a photo of a {c}" by default.
         pairs: pairs of concepts compared with each other alone, each by a softmax over the two.
+        by: a label, or several. AB and the pairs are then also given within each of its groups, and
+            `max_between_cells` is the largest difference in a concept's mean probability between any two cells of
+            label x by, such as Black women and white men.
 
-    The interval of `max` is a percentile interval of a maximum, which lies above zero by construction: compare two
-    models by their intervals, not one model with zero.
+    Values are compared as text, so that 1 in a JSON file and "1" in a table are the same. The intervals of `max` and
+    `max_between_cells` are percentile intervals of a maximum, which lies above zero by construction: compare two models
+    by their intervals, not one model with zero. A group that lacks a side is left out and named in `skipped`.
     """
 
     def __init__(self, name: str, config: dict[str, Any], data: EvalSet) -> None:
         self.name, self.data = name, data
-        options(name, config, {"label", "positive", "negative"}, {"concepts", "templates", "pairs"})
+        options(name, config, {"label", "positive", "negative"}, {"concepts", "templates", "pairs", "by"})
         need_field(name, data, config["label"])
         templates = config.get("templates") or ["a photo of a {c}"]
         self.concepts = words_of(config.get("concepts") or [])
         self.pairs = [tuple(map(str, pair)) for pair in config.get("pairs") or []]
         if len(self.concepts) == 1 or not (self.concepts or self.pairs):
             raise UserError(f"eval.evaluators.{name} needs at least two concepts, or pairs of them.")
+        if any(len(pair) != 2 for pair in self.pairs):
+            raise UserError(f"eval.evaluators.{name}.pairs must hold two concepts each.")
         self.prompts = fill_templates(name, templates, self.concepts)
         self.pair_prompts = [fill_templates(name, templates, {c: [c] for c in pair}) for pair in self.pairs]
-        self.rows = []
-        for side in ("positive", "negative"):
-            rows = [i for i, label in enumerate(data.labels) if label.get(config["label"]) == config[side]]
-            if not rows:
-                raise UserError(
-                    f"eval.evaluators.{name}: no sample of the set {data.name} has {config['label']}={config[side]}; "
-                    f"there are {sorted({str(label.get(config['label'])) for label in data.labels})}."
-                )
-            self.rows.append(np.array(rows))
+        self.all = Sides("", self._side(config, "positive"), self._side(config, "negative"))
+        self.within, self.skipped = self._by(config.get("by"))
+
+    def _side(self, config: dict[str, Any], side: str) -> Rows:
+        label, wanted = config["label"], config[side]
+        values = {str(value) for value in (wanted if isinstance(wanted, (list, tuple)) else [wanted])}
+        rows = [row for row, known in enumerate(self.data.labels) if str(known.get(label)) in values]
+        if not rows:
+            there = sorted({str(known.get(label)) for known in self.data.labels})[:20]
+            raise UserError(
+                f"eval.evaluators.{self.name}: no sample of the set {self.data.name} has "
+                f"{label}={'|'.join(sorted(values))}; there are {there}."
+            )
+        return np.array(rows)
+
+    def _by(self, by: Any) -> tuple[list[Sides], list[str]]:
+        """Both sides within each group, and a sentence for each group that lacks one."""
+        within, skipped = [], []
+        for group, rows in groups_by(self.name, self.data, labels_of(by)).items():
+            sides = Sides(
+                f"[{group}]", np.intersect1d(self.all.positive, rows), np.intersect1d(self.all.negative, rows)
+            )
+            if len(sides.positive) and len(sides.negative):
+                within.append(sides)
+            else:
+                skipped.append(f"{self.name}: {group} is left out, since it has pictures of one side only.")
+        return within, skipped
 
     def __call__(self, embed: Embedder, rng: np.random.Generator, resamples: int) -> Iterator[Metric]:
         """Measure a model."""
         images = embed.images(self.data)
-        count = sum(map(len, self.rows))
         if self.concepts:
             p = embed.probabilities(images, self.prompts).numpy()
-            groups = [p[rows] for rows in self.rows]
-            value, low, high = statistic_interval(groups, _largest, rng, resamples)
-            texts = " | ".join(prompts[0] for prompts in self.prompts[:3])
-            yield Metric(f"{self.name}/max", float(value[0]), float(low[0]), float(high[0]), count, texts)
-            value, low, high = statistic_interval(groups, _difference, rng, resamples)
-            for r, concept in enumerate(self.concepts):
-                name = f"{self.name}/difference[{concept}]"
-                yield Metric(name, float(value[r]), float(low[r]), float(high[r]), count, self.prompts[r][0])
+            for sides in [self.all, *self.within]:
+                yield from self._concepts(p, sides, rng, resamples)
+            if self.within:
+                yield self._between_cells(p, rng, resamples)
         for (first, second), prompts in zip(self.pairs, self.pair_prompts, strict=True):
             p = embed.probabilities(images, prompts).numpy()[:, :1]
-            value, low, high = statistic_interval([p[rows] for rows in self.rows], _difference, rng, resamples)
-            name = f"{self.name}/pair[{first}/{second}]"
-            yield Metric(name, float(value[0]), float(low[0]), float(high[0]), count, prompts[0][0])
+            for sides in [self.all, *self.within]:
+                value, low, high = statistic_interval(sides.split(p), _difference, rng, resamples)
+                place = f"{first}/{second}" + (f", {sides.suffix[1:-1]}" if sides.suffix else "")
+                ends = float(low[0]), float(high[0])
+                yield Metric(f"{self.name}/pair[{place}]", float(value[0]), *ends, sides.count, prompts[0][0])
+
+    def _concepts(self, p: Floats, sides: Sides, rng: np.random.Generator, resamples: int) -> Iterator[Metric]:
+        groups = sides.split(p)
+        value, low, high = statistic_interval(groups, _largest, rng, resamples)
+        ends = float(low[0]), float(high[0])
+        yield Metric(f"{self.name}/max{sides.suffix}", float(value[0]), *ends, sides.count, self._texts())
+        if sides is not self.all:
+            return
+        value, low, high = statistic_interval(groups, _difference, rng, resamples)
+        for r, concept in enumerate(self.concepts):
+            ends = float(low[r]), float(high[r])
+            yield Metric(f"{self.name}/difference[{concept}]", float(value[r]), *ends, sides.count, self.prompts[r][0])
+
+    def _between_cells(self, p: Floats, rng: np.random.Generator, resamples: int) -> Metric:
+        cells = [cell for sides in self.within for cell in sides.split(p)]
+        value, low, high = statistic_interval(cells, _widest, rng, resamples)
+        ends = float(low[0]), float(high[0])
+        return Metric(f"{self.name}/max_between_cells", float(value[0]), *ends, sum(map(len, cells)), self._texts())
+
+    def _texts(self) -> str:
+        return " | ".join(prompts[0] for prompts in self.prompts[:3])
 
 
 def _difference(means: list[Floats]) -> Floats:
@@ -79,3 +149,7 @@ def _difference(means: list[Floats]) -> Floats:
 
 def _largest(means: list[Floats]) -> Floats:
     return np.abs(means[0] - means[1]).max(axis=1, keepdims=True)
+
+
+def _widest(means: list[Floats]) -> Floats:
+    return np.ptp(np.stack(means), axis=0).max(axis=1, keepdims=True)

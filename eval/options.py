@@ -2,7 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from functools import cache
+from importlib.resources import files
 from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
 
 from balance.errors import UserError
 from eval.sets import EvalSet
@@ -44,9 +50,13 @@ def fill_templates(name: str, templates: Sequence[str], words: Mapping[str, Sequ
     Raises:
         UserError: a template has no `{c}`.
     """
+    templates = [templates] if isinstance(templates, str) else list(templates)
     for template in templates:
         if "{c}" not in template:
             raise UserError(f"eval.evaluators.{name}: the template {template!r} has no {{c}} to put a name in.")
+    for concept, group in words.items():
+        if not group or not all(group):
+            raise UserError(f"eval.evaluators.{name}: {concept!r} has no words.")
     return [[template.replace("{c}", word) for template in templates for word in group] for group in words.values()]
 
 
@@ -69,3 +79,41 @@ def words_of(concepts: Any) -> dict[str, list[str]]:
     if isinstance(concepts, Mapping):
         return {str(k): [v] if isinstance(v, str) else [str(w) for w in v] for k, v in concepts.items()}
     return {str(concept): [str(concept)] for concept in concepts}
+
+
+@cache
+def stimuli(name: str) -> dict[str, Any]:
+    """The project's own words, prompts and test definitions of a protocol: `conf/stimuli/<name>.yaml`."""
+    text = files("conf").joinpath("stimuli", f"{name}.yaml").read_text(encoding="utf-8")
+    return dict(yaml.safe_load(text))
+
+
+def labels_of(by: Any) -> list[str]:
+    """Names of labels given as one, several or none."""
+    return [] if not by else [by] if isinstance(by, str) else [str(label) for label in by]
+
+
+def groups_by(name: str, data: EvalSet, by: Any) -> dict[str, NDArray[np.int64]]:
+    """The rows of a set by the value of a label, or by the values of several labels together.
+
+    Args:
+        name: the evaluator's, for messages.
+        data: the set; pictures without one of the labels belong to no group.
+        by: a label, or several.
+
+    Returns:
+        `label=value, label=value` -> rows, in the order of the names; {} without labels.
+
+    Raises:
+        UserError: no picture has one of the labels.
+    """
+    labels = labels_of(by)
+    for label in labels:
+        need_field(name, data, label)
+    found: dict[str, list[int]] = {}
+    for row, known in enumerate(data.labels):
+        values = [known.get(label) for label in labels]
+        if labels and not any(value is None or value == "" for value in values):
+            group = ", ".join(f"{label}={value}" for label, value in zip(labels, values, strict=True))
+            found.setdefault(group, []).append(row)
+    return {group: np.array(found[group]) for group in sorted(found)}

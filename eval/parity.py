@@ -11,7 +11,7 @@ import numpy as np
 
 from eval.embed import Embedder
 from eval.metric import Metric
-from eval.options import need_field, options, prompt_lists
+from eval.options import groups_by, options, prompt_lists
 from eval.sets import EvalSet
 from eval.stats import Floats, mean_interval, statistic_interval
 
@@ -21,7 +21,7 @@ class Parity:
 
     Options:
         prompts: group -> prompt or list of prompts; with two groups, parity is that of the first over the second.
-        by: a label; the mean parity is then also given for each of its values.
+        by: a label, or several; the mean parity is then also given for each of its values, or of their combinations.
 
     With two groups: `mean_parity` = E[p_1 - p_2], `share` = |share preferring the first - 1/2|. With k groups:
     `rb` = max_k |E[p_k] - 1/k|, and the mean probability of each.
@@ -31,9 +31,7 @@ class Parity:
         self.name, self.data = name, data
         options(name, config, {"prompts"}, {"by"})
         self.prompts = prompt_lists(name, config["prompts"], at_least=2)
-        self.by = config.get("by")
-        if self.by:
-            need_field(name, data, self.by)
+        self.groups = groups_by(name, data, config.get("by"))
 
     def __call__(self, embed: Embedder, rng: np.random.Generator, resamples: int) -> Iterator[Metric]:
         """Measure a model."""
@@ -53,12 +51,9 @@ class Parity:
         prefers = (difference > 0) + 0.5 * (difference == 0)
         value, low, high = statistic_interval([prefers[:, None]], lambda m: np.abs(m[0] - 0.5), rng, resamples)
         yield Metric(f"{self.name}/share", float(value[0]), float(low[0]), float(high[0]), len(p), texts)
-        if self.by:
-            labels = np.array([str(label.get(self.by)) for label in self.data.labels])
-            for value_of in sorted(set(labels)):
-                part = difference[labels == value_of]
-                name = f"{self.name}/mean_parity[{self.by}={value_of}]"
-                yield Metric(name, *mean_interval(part, rng, resamples), count=len(part), prompts=texts)
+        for group, rows in self.groups.items():
+            name = f"{self.name}/mean_parity[{group}]"
+            yield Metric(name, *mean_interval(difference[rows], rng, resamples), count=len(rows), prompts=texts)
 
     def _many(
         self, p: Floats, groups: list[str], texts: str, rng: np.random.Generator, resamples: int

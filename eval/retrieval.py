@@ -11,10 +11,10 @@ from eval.embed import Embedder
 from eval.metric import Metric
 from eval.options import options
 from eval.sets import EvalSet
-from eval.stats import mean_interval
+from eval.stats import clustered_interval
 
 KS = (1, 5, 10)
-BLOCK = 1024
+BLOCK_SCORES = 1 << 24  # similarities held at a time: 64 MiB
 
 
 class Retrieval:
@@ -35,9 +35,17 @@ class Retrieval:
             for caption in data.captions[i]:
                 texts.setdefault(caption, len(texts))
         self.texts = list(texts)
-        # (image, text) pairs that match, as row numbers into `rows` and `texts`.
+        # (image, text) pairs that match, as row numbers into `rows` and `texts`, in the order of images.
         pairs = sorted({(n, texts[caption]) for n, i in enumerate(self.rows) for caption in data.captions[i]})
         self.image_of, self.text_of = (torch.tensor(column) for column in zip(*pairs, strict=True))
+        # A picture's captions are hit or missed together, so that intervals resample pictures.
+        first: dict[int, int] = {}
+        for image, text in pairs:
+            first.setdefault(text, image)
+        self.clusters = {
+            "image_to_text": np.arange(len(self.rows)),
+            "text_to_image": np.array([first[text] for text in range(len(self.texts))]),
+        }
 
     def __call__(self, embed: Embedder, rng: np.random.Generator, resamples: int) -> Iterator[Metric]:
         """Measure a model."""
@@ -49,7 +57,8 @@ class Retrieval:
             rank = best_ranks(queries, items, query_of, item_of)
             for k in KS:
                 hit = (rank < k).astype(float)
-                yield Metric(f"{self.name}/{way}_r{k}", *mean_interval(hit, rng, resamples), count=len(hit))
+                found = clustered_interval(hit, self.clusters[way], rng, resamples)
+                yield Metric(f"{self.name}/{way}_r{k}", *found, count=len(hit))
 
 
 def best_ranks(
@@ -65,13 +74,20 @@ def best_ranks(
 
     Returns:
         (n,) the number of items that score at least as high as the best match, other matches left out.
+
+    Scores exist for a block of queries at a time, `BLOCK_SCORES` numbers, whatever n and k are.
     """
-    ranks = []
-    for start in range(0, len(queries), BLOCK):
-        scores = queries[start : start + BLOCK] @ items.T
-        inside = (query_of >= start) & (query_of < start + len(scores))
-        match = torch.zeros_like(scores, dtype=torch.bool)
-        match[query_of[inside] - start, item_of[inside]] = True
-        best = scores.masked_fill(~match, -torch.inf).amax(dim=1, keepdim=True)
-        ranks.append(((scores >= best) & ~match).sum(dim=1))
-    return torch.cat(ranks).numpy()
+    order = query_of.argsort(stable=True)
+    query_of, item_of = query_of[order], item_of[order]
+    size = max(1, BLOCK_SCORES // max(len(items), 1))
+    ranks = torch.empty(len(queries), dtype=torch.int64)
+    for start in range(0, len(queries), size):
+        scores = queries[start : start + size] @ items.T
+        first, last = torch.searchsorted(query_of, torch.tensor([start, start + len(scores)])).tolist()
+        rows = query_of[first:last] - start
+        matching = scores[rows, item_of[first:last]]
+        best = scores.new_full((len(scores),), -torch.inf).scatter_reduce(0, rows, matching, "amax")
+        above = (scores >= best[:, None]).sum(dim=1)
+        matches_above = torch.zeros_like(above).index_add(0, rows, (matching >= best[rows]).long())
+        ranks[start : start + len(scores)] = above - matches_above
+    return ranks.numpy()

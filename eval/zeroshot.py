@@ -8,7 +8,7 @@ import numpy as np
 from balance.errors import UserError
 from eval.embed import Embedder
 from eval.metric import Metric
-from eval.options import fill_templates, need_field, options, words_of
+from eval.options import fill_templates, groups_by, need_field, options, words_of
 from eval.sets import EvalSet
 from eval.stats import Floats, mean_interval, statistic_interval
 
@@ -20,6 +20,10 @@ class ZeroShot:
         label: the JSON field with the class; by default the `.cls` number of CLIP_benchmark's layout.
         classes: names, or value of the label -> words; by default the set's `classnames.txt`.
         templates: prompts with `{c}`; by default those of the set, or else "a photo of a {c}".
+        by: a label, or several, of who is shown: top-1 is then also given for each group, with the lowest
+            (`worst_group`) and the distance between the highest and the lowest (`group_gap`).
+
+    With many small groups the gap is large by chance alone, since it is a distance between extremes.
 
     Samples without the label are left out. A set that holds pictures of some of the classes only is still compared with
     all of them.
@@ -27,7 +31,7 @@ class ZeroShot:
 
     def __init__(self, name: str, config: dict[str, Any], data: EvalSet) -> None:
         self.name, self.data = name, data
-        options(name, config, set(), {"label", "classes", "templates"})
+        options(name, config, set(), {"label", "classes", "templates", "by"})
         label = config.get("label") or "cls"
         need_field(name, data, label)
         if config.get("classes"):
@@ -46,6 +50,10 @@ class ZeroShot:
                 f"eval.evaluators.{name}: no sample of the set {data.name} has a {label} among its classes."
             )
         self.truth = np.array([numbers[str(data.labels[i][label])] for i in self.rows])
+        found = {
+            group: np.flatnonzero(np.isin(self.rows, r)) for group, r in groups_by(name, data, config.get("by")).items()
+        }
+        self.groups = {group: rows for group, rows in found.items() if len(rows)}
 
     def __call__(self, embed: Embedder, rng: np.random.Generator, resamples: int) -> Iterator[Metric]:
         """Measure a model."""
@@ -69,3 +77,21 @@ class ZeroShot:
         sure = min(map(len, groups)) > 1
         ends = {"low": float(low[0]), "high": float(high[0])} if sure else {}
         yield Metric(f"{self.name}/mean_per_class", float(value[0]), **ends, count=len(rank), prompts=text)
+        yield from self._by_group(first, rng, resamples)
+
+    def _by_group(self, first: Floats, rng: np.random.Generator, resamples: int) -> Iterator[Metric]:
+        parts = [first[rows][:, None] for rows in self.groups.values()]
+        text = self.prompts[0][0]
+        for group, part in zip(self.groups, parts, strict=True):
+            found = mean_interval(part[:, 0], rng, resamples)
+            yield Metric(f"{self.name}/top1[{group}]", *found, count=len(part), prompts=text)
+        if len(parts) > 1:
+            value, low, high = statistic_interval(parts, _worst_and_gap, rng, resamples)
+            for column, what in enumerate(("worst_group", "group_gap")):
+                ends = float(low[column]), float(high[column])
+                yield Metric(f"{self.name}/{what}", float(value[column]), *ends, sum(map(len, parts)), text)
+
+
+def _worst_and_gap(means: list[Floats]) -> Floats:
+    each = np.concatenate(means, axis=1)
+    return np.column_stack([each.min(axis=1), np.ptp(each, axis=1)])

@@ -14,7 +14,7 @@ from eval.association import Association
 from eval.parity import Parity
 from eval.retrieval import Retrieval, best_ranks
 from eval.sets import EvalSet
-from eval.stats import bootstrap_means, mean_interval, statistic_interval
+from eval.stats import bootstrap_means, clustered_interval, correlation_interval, mean_interval, statistic_interval
 from eval.zeroshot import ZeroShot
 
 
@@ -156,7 +156,7 @@ def test_a_caption_shared_by_two_pictures_matches_both() -> None:
 
 
 def test_ranks_equal_a_plain_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eval.retrieval.BLOCK", 7)
+    monkeypatch.setattr("eval.retrieval.BLOCK_SCORES", 7 * 30)
     rng = np.random.default_rng(1)
     queries, items = torch.tensor(rng.normal(size=(20, 4))), torch.tensor(rng.normal(size=(30, 4)))
     pairs = [(int(q), int(i)) for q in range(20) for i in rng.choice(30, 3, replace=False)]
@@ -203,3 +203,98 @@ def test_metrics_are_json(tmp_path: Any) -> None:
     found = measure(Parity("rb", {"kind": "parity", "prompts": PROMPTS}, data([{}] * 4)), Features([[1, 0]] * 4, AXES))
     row = found["rb/mean_parity"].row(step=1, epoch=0.5, samples=8)
     assert json.loads(json.dumps(row))["prompts"] == "man | woman"
+
+
+def test_association_within_groups_and_between_their_cells() -> None:
+    texts = {"nurse": [1.0, 0.0], "doctor": [0.0, 1.0]}
+    # Within X both genders are alike; within Y they are opposites, so that no two cells could differ more.
+    labels = [
+        *[{"g": "1", "race": "X"}] * 3,
+        *[{"g": 0, "race": "X"}] * 2,
+        *[{"g": 1, "race": "Y"}] * 3,
+        *[{"g": "0", "race": "Y"}] * 4,
+        *[{"g": 1, "race": "Z"}] * 2,
+    ]
+    images = [[1, 0]] * 5 + [[1, 0]] * 3 + [[0, 1]] * 4 + [[1, 0]] * 2
+    evaluator = association(list(texts), labels, by="race", pairs=[["nurse", "doctor"]], positive=["1", "yes"])
+    found = measure(evaluator, Features(images, texts))
+    assert found["ab/max[race=X]"].value == pytest.approx(0, abs=1e-9)
+    assert found["ab/max[race=Y]"].value == pytest.approx(1)
+    assert found["ab/max_between_cells"].value == pytest.approx(1)
+    assert found["ab/pair[nurse/doctor, race=Y]"].value == pytest.approx(1)
+    assert found["ab/max"].value == pytest.approx(1 - 2 / 6)
+    assert "ab/max[race=Z]" not in found
+    assert "race=Z" in evaluator.skipped[0]
+
+
+def test_zero_shot_by_group() -> None:
+    texts = {"a": [1.0, 0.0], "b": [0.0, 1.0]}
+    labels = [{"job": "a", "g": "m"}] * 4 + [{"job": "a", "g": "w"}] * 2 + [{"job": "b", "g": "w"}] * 2 + [{"job": "a"}]
+    images = [[1, 0]] * 4 + [[0, 1]] * 2 + [[0, 1]] * 2 + [[1, 0]]
+    evaluator = ZeroShot(
+        "z", {"kind": "zeroshot", "label": "job", "classes": ["a", "b"], "templates": "{c}", "by": "g"}, data(labels)
+    )
+    found = measure(evaluator, Features(images, texts))
+    assert found["z/top1[g=m]"].value == 1
+    assert found["z/top1[g=w]"].value == found["z/worst_group"].value == found["z/group_gap"].value == 0.5
+    assert found["z/top1"].value == pytest.approx(7 / 9)
+
+
+def test_parity_by_two_labels() -> None:
+    labels = [{"r": "A", "g": 1}, {"r": "A", "g": 2}, {"r": "B"}]
+    config = {"kind": "parity", "prompts": PROMPTS, "by": ["r", "g"]}
+    found = measure(Parity("rb", config, data(labels)), Features([[1, 0], [0, 1], [0, 1]], AXES))
+    assert found["rb/mean_parity[r=A, g=1]"].value == pytest.approx(1)
+    assert found["rb/mean_parity[r=A, g=2]"].value == pytest.approx(-1)
+    assert sum("[" in name for name in found) == 2
+
+
+def test_merged_rows_are_drawn_from_the_same_distribution() -> None:
+    rng = np.random.default_rng(0)
+    hits = (np.arange(400) < 100).astype(float)[:, None]
+    merged = bootstrap_means([hits], rng, 4000)[0]
+    assert merged.mean() == pytest.approx(0.25, abs=0.002)
+    assert merged.std() == pytest.approx(np.sqrt(0.25 * 0.75 / 400), rel=0.05)
+
+
+def test_clusters_widen_an_interval_by_the_design_effect() -> None:
+    rng = np.random.default_rng(0)
+    clusters = np.repeat(np.arange(300), 5)
+    values = np.repeat((rng.random(300) < 0.4).astype(float), 5)
+    mean, low, high = clustered_interval(values, clusters, rng, 2000)
+    _, low_one, high_one = mean_interval(values, rng, 2000)
+    assert mean == pytest.approx(values.mean())
+    assert (high - low) / (high_one - low_one) == pytest.approx(np.sqrt(5), rel=0.1)
+
+
+def test_a_correlation_is_pearsons_and_a_constant_has_none() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(30, 7)) + rng.normal(size=(30, 1))
+    y = x + rng.normal(size=(30, 7))
+    found = correlation_interval(x, y, rng, 300)
+    assert found is not None
+    assert found[0] == pytest.approx(np.corrcoef(x.ravel(), y.ravel())[0, 1])
+    assert found[1] < found[0] < found[2]
+    assert correlation_interval(x, np.ones_like(x), rng, 10) is None
+
+
+def test_the_order_of_pictures_changes_nothing() -> None:
+    rng = np.random.default_rng(3)
+    texts = {name: list(row) for name, row in zip("abcd", rng.normal(size=(4, 5)), strict=True)}
+    images = rng.normal(size=(60, 5))
+    labels = [{"g": i % 2, "race": "XYZ"[i % 3], "job": "abcd"[i % 4]} for i in range(60)]
+    captions = [("abcd"[i % 4],) for i in range(60)]
+    order = rng.permutation(60)
+    zero = {"kind": "zeroshot", "label": "job", "classes": list("abcd"), "templates": ["{c}"], "by": "race"}
+    found = []
+    for rows in (np.arange(60), order):
+        part = data([labels[i] for i in rows], [captions[i] for i in rows])
+        features = Features(images[rows], texts, scale=5.0)
+        evaluators = [
+            Parity("p", {"kind": "parity", "prompts": {"a": "a", "b": "b"}, "by": "race"}, part),
+            association(list("abcd"), part.labels, by="race"),
+            ZeroShot("z", zero, part),
+            Retrieval("r", {"kind": "retrieval"}, part),
+        ]
+        found.append({name: m.value for one in evaluators for name, m in measure(one, features).items()})
+    assert found[0] == pytest.approx(found[1], abs=1e-6)
