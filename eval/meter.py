@@ -3,7 +3,7 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +12,7 @@ from balance.errors import UserError
 from balance.stream.accepted import AcceptedMoments
 from eval.metric import Metric
 from models.clock import Clock
+from models.processes import Processes
 
 if TYPE_CHECKING:
     from balance.stream.balanced import Batch
@@ -25,9 +26,13 @@ class Meter:
         s_names: names of the attributes.
         y_names: names of the concepts.
         max_bad: share of unusable samples at which the run stops.
+        processes: those that train together; the loss and the counts are over all of them.
     """
 
-    def __init__(self, clock: Clock, s_names: Sequence[str], y_names: Sequence[str], max_bad: float) -> None:
+    def __init__(
+        self, clock: Clock, s_names: Sequence[str], y_names: Sequence[str], max_bad: float, processes: Processes
+    ) -> None:
+        self.processes = processes
         self.clock, self.s_names, self.y_names, self.max_bad = clock, s_names, y_names, max_bad
         self.bad: Counter[str] = Counter()
         self.seen = 0
@@ -42,6 +47,13 @@ class Meter:
     def _interval(self) -> None:
         self.losses: list[torch.Tensor] = []
         self.wait, self.since, self.from_step = 0.0, time.perf_counter(), self.clock.step
+
+    def wait_for(self, batches: Iterator["Batch"]) -> "Batch":
+        """The next batch; the time until it comes counts as waiting for data."""
+        start = time.perf_counter()
+        batch = next(batches)
+        self.wait += time.perf_counter() - start
+        return batch
 
     def add(self, batch: "Batch", value: torch.Tensor) -> None:
         """Add a step.
@@ -67,17 +79,13 @@ class Meter:
         return f"{loss}data wait {share:.0%}{bad}"
 
     def metrics(self, lr: float, logit_scale: float) -> list[Metric]:
-        """Metrics of the interval since the last call.
+        """Metrics of the interval since the last call; all processes must call this together.
 
         Raises:
             UserError: the loss is not finite.
         """
-        self.last_loss = float(torch.stack(self.losses).mean())
-        if not math.isfinite(self.last_loss):
-            raise UserError(
-                f"The loss is {self.last_loss} at step {self.clock.step}; lower optim.lr, or use precision=fp32, and "
-                "go on from the last checkpoint with resume=true."
-            )
+        self.check_finite()
+        self.last_loss = self.processes.mean(float(torch.stack(self.losses).mean()))
         elapsed = max(time.perf_counter() - self.since, 1e-9)
         samples = (self.clock.step - self.from_step) * self.clock.batch
         found = [
@@ -86,10 +94,26 @@ class Meter:
             Metric("train/logit_scale", logit_scale),
             Metric("train/samples_per_second", samples / elapsed),
             Metric("train/data_wait", self.wait / elapsed),
-            Metric("train/bad_samples", self.bad.total()),
+            Metric("train/bad_samples", sum(self.processes.gather(self.bad.total()))),
         ]
         self._interval()
         return found
+
+    def check_finite(self) -> None:
+        """Check the losses of this interval.
+
+        Raises:
+            UserError: one is not finite; the sentence names the step.
+        """
+        if not self.losses:
+            return
+        wrong = torch.nonzero(~torch.isfinite(torch.stack(self.losses)))
+        if len(wrong):
+            at = int(wrong[0])
+            raise UserError(
+                f"The loss is {float(self.losses[at])} at step {self.clock.step - len(self.losses) + at + 1}; lower "
+                "optim.lr, or use precision=fp32, and go on from the last checkpoint with resume=true."
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """What the next metrics depend on, as plain values and tensors."""

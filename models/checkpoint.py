@@ -26,8 +26,8 @@ def is_checkpoint(path: Path) -> bool:
     return _NAME.fullmatch(path.name) is not None
 
 
-def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 2) -> Path:
-    """Write a checkpoint atomically, then remove all but the newest `keep`."""
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
+    """Write a checkpoint atomically."""
     folder.mkdir(parents=True, exist_ok=True)
     path = checkpoint_path(folder, step)
     part = path.with_suffix(".part")
@@ -36,8 +36,6 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, path)
-    for old in list_checkpoints(folder)[:-keep]:
-        old.unlink()
     return path
 
 

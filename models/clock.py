@@ -1,5 +1,7 @@
 """Where a run stands and where it ends, in steps, samples and epochs."""
 
+from typing import Any
+
 from balance.errors import UserError
 
 
@@ -52,3 +54,16 @@ class Clock:
     def at_epoch_end(self) -> bool:
         """Whether the last step ended an epoch."""
         return self.step % self.epoch_steps == 0
+
+    @property
+    def done(self) -> bool:
+        """Whether the run is at its end."""
+        return self.step >= self.total_steps
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position, and what makes a step."""
+        return {"step": self.step, "batch": self.batch}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a saved position."""
+        self.step = state["step"]

@@ -1,6 +1,6 @@
 """What the sampler really let through: running moments of the accepted samples, to hold against the plan."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,3 +68,13 @@ class AcceptedMoments:
 
 def _ratio(above: Floats, below: Floats) -> Floats:
     return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
+
+
+def over_processes(
+    mine: AcceptedMoments, gather: Callable[[dict[str, Floats]], list[dict[str, Floats]]]
+) -> AcceptedMoments:
+    """The moments of what all processes accepted; `gather` gives every process all processes' values."""
+    parts = gather(mine.sums())
+    whole = AcceptedMoments(mine.s_names, mine.y_names)
+    whole.load({name: np.asarray(sum(part[name] for part in parts)) for name in parts[0]})
+    return whole

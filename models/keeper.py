@@ -1,0 +1,128 @@
+"""When a checkpoint is due, and which ones are kept: the newest few and the best."""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from balance.errors import UserError
+from models.checkpoint import checkpoint_path, list_checkpoints, save_checkpoint
+from models.clock import Clock
+
+BEST = "best.json"
+
+
+class Keeper:
+    """Writes the checkpoints of one run.
+
+    Args:
+        folder: where they lie.
+        clock: the run's position.
+        every_steps: steps between two checkpoints; None for none on account of steps.
+        every_minutes: minutes between two; None likewise.
+        every_epochs: epochs between two; None likewise. The end of the run always has one.
+        keep: how many of the newest are kept.
+        best: the metric whose best checkpoint is kept beside them; None for none. What is best is known only after an
+            evaluation, so that it is one of those.
+        best_mode: whether the best is the `min` or the `max`.
+
+    Raises:
+        UserError: a number that is not positive, or an unknown mode.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        clock: Clock,
+        every_steps: int | None = None,
+        every_minutes: float | None = None,
+        every_epochs: int | None = 1,
+        keep: int = 2,
+        best: str | None = None,
+        best_mode: str = "max",
+    ) -> None:
+        wanted = {
+            "every_steps": every_steps,
+            "every_minutes": every_minutes,
+            "every_epochs": every_epochs,
+            "keep": keep,
+        }
+        for name, number in wanted.items():
+            if number is not None and number <= 0:
+                raise UserError(f"checkpoint.{name}={number} must be above 0, or null for never.")
+        if best_mode not in ("min", "max"):
+            raise UserError(f"checkpoint.best_mode={best_mode} is not known; it is min or max.")
+        self.folder, self.clock = folder, clock
+        self.every_steps, self.every_minutes, self.every_epochs = every_steps, every_minutes, every_epochs
+        self.keep, self.best, self.best_mode = keep, best, best_mode
+        self.best_step: int | None = None
+        self.best_value = float("nan")
+        self._since = time.monotonic()
+
+    @property
+    def minutes_up(self) -> bool:
+        """Whether `every_minutes` have passed on this process; processes differ, so the first decides."""
+        return self.every_minutes is not None and time.monotonic() - self._since >= 60 * self.every_minutes
+
+    @property
+    def due(self) -> bool:
+        """Whether the step just done is one to write a checkpoint after, minutes aside; equal on all processes."""
+        clock = self.clock
+        steps = self.every_steps is not None and clock.step % self.every_steps == 0
+        epochs = self.every_epochs is not None and clock.at_epoch_end and clock.epoch_number % self.every_epochs == 0
+        return steps or epochs or clock.done or self.best_step == clock.step
+
+    def note(self, metrics: Mapping[str, float]) -> None:
+        """Take note of an evaluation: is the model of this step the best so far?
+
+        Raises:
+            UserError: the metric that tells is not among those measured.
+        """
+        if self.best is None:
+            return
+        if self.best not in metrics:
+            known = ", ".join(sorted(metrics))
+            raise UserError(f"checkpoint.best={self.best} is not measured by this run; it measures {known}.")
+        if self.clock.step == 0:  # where the run starts is no result of it
+            return
+        value = metrics[self.best]
+        sign = 1 if self.best_mode == "max" else -1
+        if self.best_step is None or sign * value > sign * self.best_value:
+            self.best_step, self.best_value = self.clock.step, value
+
+    def save(self, state: dict[str, Any]) -> Path:
+        """Write a checkpoint of the present step, then remove those that are neither among the newest nor the best."""
+        path = save_checkpoint(self.folder, self.clock.step, state)
+        if self.best_step is not None:  # after the file that it may name, before the removal of the one it named
+            part = self.folder / f"{BEST}.part"
+            part.write_text(json.dumps({"step": self.best_step, "metric": self.best, "value": self.best_value}))
+            os.replace(part, self.folder / BEST)
+        best = best_checkpoint(self.folder)
+        for old in list_checkpoints(self.folder)[: -self.keep]:
+            if old != best:
+                old.unlink()
+        return path
+
+    def restart(self) -> None:
+        """Count minutes anew, on all processes."""
+        self._since = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which checkpoint was the best so far, and by which metric."""
+        return {"metric": self.best, "mode": self.best_mode, "step": self.best_step, "value": self.best_value}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state; under another metric the search for the best starts anew."""
+        if (state["metric"], state["mode"]) == (self.best, self.best_mode):
+            self.best_step, self.best_value = state["step"], state["value"]
+
+
+def best_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint in a folder that was the best by `checkpoint.best`; None if none was chosen."""
+    try:
+        chosen = checkpoint_path(folder, int(json.loads((folder / BEST).read_text())["step"]))
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+    return chosen if chosen.is_file() else None

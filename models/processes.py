@@ -1,0 +1,68 @@
+"""This process among those that train together, and what they tell each other beside gradients."""
+
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+PATIENCE = timedelta(hours=12)  # how long processes wait for one that labels shards
+
+
+class Processes:
+    """One of `world` processes; alone unless torch.distributed is running.
+
+    Talks over gloo, on the CPU: a word between processes must not make the host wait for the GPU.
+
+    Attributes:
+        rank: number of this process.
+        world: number of processes.
+        first: whether this is the one that writes files.
+    """
+
+    def __init__(self) -> None:
+        together = dist.is_available() and dist.is_initialized()
+        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
+        self.first = self.rank == 0
+        self._group: Any = None
+        if self.world > 1:
+            # gloo's own group is at hand where it is the default; another would need further sockets.
+            self._group = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo", timeout=PATIENCE)
+
+    def agree(self, value: T) -> T:
+        """The first process's value, on all processes."""
+        if self.world == 1:
+            return value
+        values: list[Any] = [value]
+        dist.broadcast_object_list(values, group=self._group, device=torch.device("cpu"))
+        return values[0]
+
+    def gather(self, value: T) -> list[T]:
+        """The values of all processes, in the order of their ranks, on all processes."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value, group=self._group)
+        return values
+
+    def any(self, *flags: bool) -> list[bool]:
+        """For each flag, whether it is up on any process."""
+        if self.world == 1:
+            return list(flags)
+        together = torch.tensor([float(flag) for flag in flags])
+        dist.all_reduce(together, dist.ReduceOp.MAX, group=self._group)
+        return [bool(flag) for flag in together]
+
+    def mean(self, value: float) -> float:
+        """The mean over processes."""
+        if self.world == 1:
+            return value
+        total = torch.tensor(value, dtype=torch.float64)
+        dist.all_reduce(total, group=self._group)
+        return float(total) / self.world
+
+    def say(self, text: str) -> None:
+        """Print on the first process alone."""
+        if self.first:
+            print(text, flush=True)
