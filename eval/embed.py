@@ -1,14 +1,26 @@
-"""Features of pictures and texts, each computed once for all evaluators and shared out over the processes."""
+"""Features of pictures and texts, each computed once for all evaluators and shared out over the processes.
 
-from collections.abc import Sequence
+Equal pictures (by their bytes) and equal texts are embedded once, whichever sets and evaluators they belong to.
+Features depend on neither the number of processes, the batch size nor the order of the stimuli, but for rounding: a
+matrix product of another shape may add up in another order, which moves a float32 feature by about 1e-7.
+"""
+
+import contextlib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
+from balance.errors import UserError
+from balance.progress import ProgressLine
+from eval.features import FeatureStore, FeatureTable, content_key
+from eval.pixels import Pixels
 from eval.sets import EvalSet
 from models.factory import ModelBundle
+
+MANY_TEXTS = 5000  # from here on texts take long enough for a progress line
 
 
 class Embedder:
@@ -20,48 +32,105 @@ class Embedder:
         batch_size: pictures or texts at a time.
         rank: this process.
         world: number of processes; each embeds its share, and all get all.
+        pixels: the decoder, with the pictures that it has kept.
+        store: features on disk, used and added to by the first process.
+        name: what the model is called in messages.
+        shown: show the progress.
+
+    Attributes:
+        truncated: texts that the tokenizer has cut, in the order met.
     """
 
     def __init__(
-        self, bundle: ModelBundle, device: torch.device, batch_size: int = 256, rank: int = 0, world: int = 1
+        self,
+        bundle: ModelBundle,
+        device: torch.device,
+        batch_size: int = 256,
+        rank: int = 0,
+        world: int = 1,
+        pixels: Pixels | None = None,
+        store: FeatureStore | None = None,
+        name: str = "the model",
+        shown: bool = False,
     ) -> None:
         self.bundle, self.device, self.batch_size = bundle, device, batch_size
         self.model: Any = bundle.model  # open_clip's model classes share these methods but no base class
-        self.rank, self.world = rank, world
-        self._images: dict[str, torch.Tensor] = {}
-        self._texts: dict[str, torch.Tensor] = {}
+        self.rank, self.world, self.name, self.shown = rank, world, name, shown and rank == 0
+        self.pixels = pixels or Pixels(0)
+        self.store = store
+        self.truncated: list[str] = []
+        self._pad: int | None = None
+        self._tables = {"images": FeatureTable(), "texts": FeatureTable()}
+        if store is not None:
+            self._load(store)
 
     @property
     def scale(self) -> float:
         """The model's logit scale: scores are `scale * cosine`."""
         return float(self.model.logit_scale.detach().exp())
 
-    @torch.inference_mode()
     def images(self, data: EvalSet) -> torch.Tensor:
-        """Normalised features of all pictures of a set, (n, d) float32 on the CPU."""
-        if data.name not in self._images:
-            rows = range(self.rank, len(data), self.world)
-            parts = [
-                self.model.encode_image(self.bundle.normalise(pixels.to(self.device))).float().cpu()
-                for pixels in data.batches(self.bundle.resize, rows, self.batch_size)
-            ]
-            self._images[data.name] = F.normalize(self._gather(torch.cat(parts) if parts else None, len(data)), dim=1)
-        return self._images[data.name]
+        """Normalised features of all pictures of a set, (n, d) float32 on the CPU.
+
+        Raises:
+            UserError: a picture can't be decoded, or its feature is not finite.
+        """
+        self.prepare([data])
+        return self._tables["images"].get(data.picture_keys())
+
+    @torch.inference_mode()
+    def prepare(self, sets: Iterable[EvalSet]) -> None:
+        """Embed all pictures of some sets that are not embedded yet, in full batches across the sets.
+
+        Raises:
+            UserError: a picture can't be decoded, or its feature is not finite.
+        """
+        table = self._tables["images"]
+        pictures = [picture for data in sets for picture in data.pictures()]
+        new = [pictures[position] for position in table.missing([picture.key for picture in pictures])]
+        if not new:
+            return
+        rounds = self._rounds(new)
+        shares = [part[self.rank :: self.world] for part in rounds]
+        with ProgressLine("embed pictures", len(new), "pictures", shown=self.shown) as line:
+            for part, pixels in zip(rounds, self.pixels.batches(self.bundle.resize, shares), strict=True):
+                mine = None
+                if pixels is not None:
+                    mine = self.model.encode_image(self.bundle.normalise(pixels.to(self.device)))
+                features = self._gather(mine, len(part))
+                self._check(features, "picture", [picture.name for picture in part])
+                self._add("images", [picture.key for picture in part], features)
+                line.update(len(part))
 
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> torch.Tensor:
-        """Normalised features of texts, (n, d) float32 on the CPU."""
-        new = [text for text in dict.fromkeys(texts) if text not in self._texts]
-        for start in range(0, len(new), self.batch_size):
-            part = new[start : start + self.batch_size]
-            tokens = self.bundle.tokenizer(part).to(self.device)
-            features = F.normalize(self.model.encode_text(tokens).float().cpu(), dim=1)
-            self._texts.update(zip(part, features, strict=True))
-        return torch.stack([self._texts[text] for text in texts])
+        """Normalised features of texts, (n, d) float32 on the CPU.
+
+        Raises:
+            UserError: a feature is not finite.
+        """
+        table, keys = self._tables["texts"], [content_key(text.encode()) for text in texts]
+        new = [texts[position] for position in table.missing(keys)]
+        shown = self.shown and len(new) >= MANY_TEXTS
+        with ProgressLine("embed texts", len(new), "texts", shown=shown) as line:
+            for part in self._rounds(new):
+                mine = part[self.rank :: self.world]
+                features = None
+                if mine:
+                    tokens = self.bundle.tokenizer(list(mine))
+                    self._note_truncated(mine, tokens)
+                    features = self.model.encode_text(tokens.to(self.device))
+                whole = self._gather(features, len(part))
+                self._check(whole, "text", part)
+                self._add("texts", [content_key(text.encode()) for text in part], whole)
+                line.update(len(part))
+        return table.get(keys)
 
     def prompts(self, classes: Sequence[Sequence[str]]) -> torch.Tensor:
         """One feature per class: the normalised mean over its prompts; (k, d)."""
-        return torch.stack([F.normalize(self.texts(prompts).mean(dim=0), dim=0) for prompts in classes])
+        features = self.texts([prompt for prompts in classes for prompt in prompts])
+        parts = features.split([len(prompts) for prompts in classes])
+        return torch.stack([F.normalize(part.mean(dim=0), dim=0) for part in parts])
 
     def probabilities(self, images: torch.Tensor, classes: Sequence[Sequence[str]]) -> torch.Tensor:
         """Softmax over the classes' scores for each picture; (n, k) float64.
@@ -70,8 +139,27 @@ class Embedder:
         """
         return (self.scale * images.double() @ self.prompts(classes).double().T).softmax(dim=1)
 
+    def finish(self) -> None:
+        """Write what the store has not written yet, and put together which texts were cut."""
+        if self.world > 1:
+            parts: list[Any] = [None] * self.world
+            dist.all_gather_object(parts, self.truncated)
+            self.truncated = list(dict.fromkeys(text for part in parts for text in part))
+        self.save()
+
+    def save(self) -> None:
+        """Write what the store has not written yet."""
+        if self.store is not None and self.rank == 0:
+            self.store.flush(self.truncated)
+
+    def _rounds(self, items: Sequence[Any]) -> list[Sequence[Any]]:
+        """Stretches of which each process gets at most a batch."""
+        step = self.batch_size * self.world
+        return [items[start : start + step] for start in range(0, len(items), step)]
+
     def _gather(self, mine: torch.Tensor | None, total: int) -> torch.Tensor:
-        """Put the processes' interleaved rows together again."""
+        """Normalise, and put the processes' interleaved rows together again."""
+        mine = None if mine is None else F.normalize(mine.float().cpu(), dim=1)
         if self.world == 1:
             assert mine is not None
             return mine
@@ -83,3 +171,41 @@ class Embedder:
             if part is not None:
                 full[rank :: self.world] = part
         return full
+
+    def _check(self, features: torch.Tensor, what: str, names: Sequence[str]) -> None:
+        bad = (~features.isfinite().all(dim=1)).nonzero().flatten().tolist()
+        if bad:
+            raise UserError(
+                f"{self.name} gives a feature that is not finite for the {what} {names[bad[0]]!r}"
+                f"{f' and {len(bad) - 1} more' if len(bad) > 1 else ''}; its weights are damaged or have diverged."
+            )
+
+    def _add(self, kind: str, keys: list[bytes], features: torch.Tensor) -> None:
+        self._tables[kind].add(keys, features)
+        if self.store is not None and self.rank == 0:
+            self.store.add(kind, keys, features)
+
+    def _load(self, store: FeatureStore) -> None:
+        """Read the store on the first process, for all."""
+        if self.rank == 0:
+            for kind, table in self._tables.items():
+                store.load(kind, table)
+            self.truncated = store.truncated()
+        if self.world > 1:
+            whole: list[Any] = [self._tables, self.truncated]
+            dist.broadcast_object_list(whole)
+            self._tables, self.truncated = whole
+
+    def _note_truncated(self, texts: Sequence[str], tokens: torch.Tensor) -> None:
+        """Note which texts are longer than the tokens they get: only rows without padding at the end can be."""
+        if self._pad is None:
+            self._pad = int(self.bundle.tokenizer([""])[0, -1])
+        full = (tokens[:, -1] != self._pad).nonzero().flatten().tolist()
+        if not full:
+            return
+        length = tokens.shape[1]
+        longer: Any = self.bundle.tokenizer
+        with contextlib.suppress(TypeError):  # a tokenizer whose length is fixed can't tell
+            whole = longer([texts[row] for row in full], context_length=4 * length)
+            cut = (whole[:, length:] != self._pad).any(dim=1).tolist()
+            self.truncated += [texts[row] for row, over in zip(full, cut, strict=True) if over]

@@ -1,9 +1,12 @@
 """All evaluators of a configuration, checked before training and run after every epoch."""
 
 import importlib
+import sys
 import time
+import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,7 +14,9 @@ import torch
 
 from balance.errors import UserError
 from eval.embed import Embedder
+from eval.features import FeatureStore
 from eval.metric import Metric
+from eval.pixels import KEEP_BYTES, Pixels
 from eval.sets import EvalSet, MissingSet, load_set
 from models.factory import ModelBundle
 
@@ -20,7 +25,10 @@ class Evaluator(Protocol):
     """One evaluation: built (and checked) from its name, options and sets, called with a model's features.
 
     With the option `set` an evaluator is given that `EvalSet`; with `sets` (role -> set) a dict of them by role; with
-    neither an empty dict.
+    neither an empty dict. With the class attribute `partial = True` it is built although some of its `sets` are
+    missing, and is given those that are there. It may have two more attributes: `skipped`, sentences on parts of it
+    that can't run, set when it is built; and `pages`, title -> HTML or SVG fragment for the suite's page, set when it
+    is called.
     """
 
     name: str
@@ -48,6 +56,10 @@ class Suite:
         skipped: what can't run, a sentence each.
         resamples: bootstrap resamples behind an interval.
         batch_size: pictures or texts embedded at a time.
+        pixels: decodes the pictures, and keeps them from one epoch or model to the next.
+        pages: evaluator -> title -> HTML or SVG fragment, of the last model measured.
+        truncated: texts that the last model's tokenizer cut.
+        seconds: of the last run, in all and by part: `embed` for pictures, then each evaluator with its texts.
     """
 
     evaluators: list[Evaluator]
@@ -55,24 +67,77 @@ class Suite:
     skipped: list[str]
     resamples: int
     batch_size: int
+    pixels: Pixels = field(default_factory=Pixels)
+    pages: dict[str, dict[str, str]] = field(default_factory=dict)
+    truncated: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
 
-    def run(self, bundle: ModelBundle, device: torch.device, rank: int = 0, world: int = 1) -> list[Metric]:
+    def run(
+        self,
+        bundle: ModelBundle,
+        device: torch.device,
+        rank: int = 0,
+        world: int = 1,
+        cache: Path | None = None,
+        name: str = "the model",
+        shown: bool = False,
+    ) -> list[Metric]:
         """Measure a model with all evaluators; every process gets all metrics.
 
         The model is put into evaluation mode and back. Resampling is seeded, so equal models get equal intervals.
+
+        Args:
+            bundle: the model.
+            device: where it computes.
+            rank: this process.
+            world: number of processes.
+            cache: a folder for features, from which an interrupted run goes on.
+            name: what the model is called in messages.
+            shown: show the progress.
+
+        Raises:
+            UserError: a picture can't be decoded, or a feature is not finite.
         """
         training = bundle.model.training
         bundle.model.eval()
         start = time.perf_counter()
-        embed = Embedder(bundle, device, self.batch_size, rank, world)
-        metrics = [
-            metric
-            for evaluator in self.evaluators
-            for metric in evaluator(embed, np.random.default_rng(0), self.resamples)
-        ]
-        bundle.model.train(training)
-        metrics.append(Metric("eval/seconds", time.perf_counter() - start))
+        store = None if cache is None else FeatureStore(cache, bundle)
+        embed = Embedder(bundle, device, self.batch_size, rank, world, self.pixels, store, name, shown)
+        try:
+            metrics = list(self._measure(embed))
+        finally:
+            embed.save()
+            bundle.model.train(training)
+        embed.finish()
+        self._warn(embed.truncated, name, rank == 0)
+        self.seconds["all"] = time.perf_counter() - start
+        metrics.append(Metric("eval/seconds", self.seconds["all"]))
         return metrics
+
+    def _measure(self, embed: Embedder) -> Iterator[Metric]:
+        self.pages, self.seconds = {}, {}
+        start = time.perf_counter()
+        embed.prepare(self.sets.values())
+        self.seconds["embed"] = time.perf_counter() - start
+        for evaluator in self.evaluators:
+            start = time.perf_counter()
+            yield from evaluator(embed, np.random.default_rng(0), self.resamples)
+            self.seconds[evaluator.name] = time.perf_counter() - start
+            pages = getattr(evaluator, "pages", None)
+            if pages:
+                self.pages[evaluator.name] = dict(pages)
+
+    def _warn(self, truncated: list[str], name: str, shown: bool) -> None:
+        """Name the texts that a tokenizer cuts, once: every epoch's are the same."""
+        new = [text for text in truncated if text not in set(self.truncated)]
+        self.truncated = truncated
+        if new and shown:
+            some = "; ".join(repr(text) for text in new[:3])
+            print(
+                f"note: the tokenizer of {name} cuts {len(new)} text(s), so that their ends count for nothing: {some}"
+                f"{', ...' if len(new) > 3 else ''}",
+                file=sys.stderr,
+            )
 
 
 def build_suite(
@@ -81,6 +146,7 @@ def build_suite(
     resamples: int = 1000,
     batch_size: int = 256,
     retrieval_shards: Any = None,
+    keep_bytes: int = KEEP_BYTES,
 ) -> Suite:
     """Load the sets and check the evaluators.
 
@@ -92,6 +158,7 @@ def build_suite(
         resamples: bootstrap resamples behind an interval.
         batch_size: pictures or texts embedded at a time.
         retrieval_shards: image-text shards for one more evaluator, `retrieval`; None for none.
+        keep_bytes: decoded pictures to keep for the next epoch or model, in bytes.
 
     Raises:
         UserError: an unknown kind, set or option.
@@ -100,11 +167,17 @@ def build_suite(
     if retrieval_shards is not None:
         sets["held_out"] = {"path": retrieval_shards}
         evaluators.setdefault("retrieval", {"kind": "retrieval", "set": "held_out"})
-    suite = Suite([], {}, [], resamples, batch_size)
+    suite = Suite([], {}, [], resamples, batch_size, Pixels(keep_bytes))
     missing: dict[str, str] = {}
+    used: set[str] = set()
     for name, options in evaluators.items():
         kind = find_kind(name, options.get("kind"))
         roles = _roles(name, options, sets)
+        if "set" not in options and _takes_one_set(kind):
+            raise UserError(
+                f"eval.evaluators.{name}.set must be given for the kind {options['kind']}: one of eval.sets "
+                f"({', '.join(sets) or 'none'})."
+            )
         for wanted in roles.values():
             if wanted in suite.sets or wanted in missing:
                 continue
@@ -115,11 +188,16 @@ def build_suite(
                     raise
                 missing[wanted] = str(error)
         absent = [missing[wanted] for wanted in roles.values() if wanted in missing]
-        if absent:
+        if absent and not getattr(kind, "partial", False):
             suite.skipped.append(f"{name} is skipped: {absent[0]}")
             continue
-        data = {role: suite.sets[wanted] for role, wanted in roles.items()}
-        suite.evaluators.append(kind(name, options, data["set"] if "set" in options else data))
+        suite.skipped += [f"{name} runs without a part of it: {sentence}" for sentence in dict.fromkeys(absent)]
+        data = {role: suite.sets[wanted] for role, wanted in roles.items() if wanted in suite.sets}
+        evaluator = kind(name, options, data["set"] if "set" in options else data)
+        suite.evaluators.append(evaluator)
+        suite.skipped += [f"{name}: {sentence}" for sentence in getattr(evaluator, "skipped", ())]
+        used |= set(roles.values())
+    suite.sets = {wanted: data for wanted, data in suite.sets.items() if wanted in used}
     return suite
 
 
@@ -137,6 +215,14 @@ def find_kind(name: str, kind: Any) -> Any:
         raise UserError(
             f"eval.evaluators.{name}.kind={kind} is not known; it is one of {', '.join(KINDS)}, or module:Class."
         ) from error
+
+
+def _takes_one_set(kind: Any) -> bool:
+    """Whether a kind is built with one set, as the type of its argument `data` says."""
+    try:
+        return typing.get_type_hints(kind.__init__).get("data") is EvalSet
+    except (NameError, TypeError):  # types that are imported for the checker alone
+        return False
 
 
 def _roles(name: str, options: Mapping[str, Any], sets: Mapping[str, Any]) -> dict[str, str]:

@@ -6,22 +6,16 @@ Pictures get the evaluation transform of open_clip, exactly.
 """
 
 import csv
-import io
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image
-
 from balance.errors import UserError
 from balance.stream.samples import BadSample, RawSample, check_image_header, image_bytes, parse_sample, read_shard
 from balance.stream.shards import expand_shards
+from eval.features import content_key
+from eval.pixels import Picture
 
-Resize = Callable[[Image.Image], Image.Image]
-CACHE_BYTES = 1 << 30
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
@@ -52,29 +46,24 @@ class EvalSet:
     templates: list[str] = field(default_factory=list)
     bad: dict[str, int] = field(default_factory=dict)
     keys: list[str] = field(default_factory=list)
-    _pixels: torch.Tensor | None = None
+    _picture_keys: list[bytes] | None = None
 
     def __len__(self) -> int:
         return len(self.encoded)
 
-    def batches(self, resize: Resize, rows: Sequence[int], size: int) -> Iterator[torch.Tensor]:
-        """The pictures of some rows as uint8 batches (b, 3, h, w); decoded once if all fit into a gigabyte."""
-        if self._pixels is None and rows:
-            first = decode(self.encoded[rows[0]], resize)
-            if first.numel() * len(rows) <= CACHE_BYTES:
-                self._pixels = torch.stack([first, *(decode(self.encoded[row], resize) for row in rows[1:])])
-        for start in range(0, len(rows), size):
-            if self._pixels is not None:
-                yield self._pixels[start : start + size]
-            else:
-                yield torch.stack([decode(self.encoded[row], resize) for row in rows[start : start + size]])
+    def picture_keys(self) -> list[bytes]:
+        """For each picture the hash of its bytes: equal pictures have equal keys, in whichever set."""
+        if self._picture_keys is None:
+            self._picture_keys = [content_key(image) for image in self.encoded]
+        return self._picture_keys
 
-
-def decode(image: bytes, resize: Resize) -> torch.Tensor:
-    """Decode one picture and apply the evaluation transform; (3, h, w) uint8."""
-    with Image.open(io.BytesIO(image)) as picture:
-        pixels = np.array(resize(picture).convert("RGB"))
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+    def pictures(self) -> list[Picture]:
+        """The pictures with their keys, and names for messages."""
+        names = self.keys or [f"number {row}" for row in range(len(self))]
+        return [
+            Picture(key, encoded, f"{self.name}/{name}")
+            for key, encoded, name in zip(self.picture_keys(), self.encoded, names, strict=True)
+        ]
 
 
 def load_set(name: str, spec: Any) -> EvalSet:
