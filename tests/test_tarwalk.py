@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from balance.stream.samples import BadSample, read_shard
-from balance.stream.tarwalk import DamagedTar, walk_tar
+from balance.stream.tarwalk import DamagedTar, walk_stream, walk_tar
 from tests.shard_tools import write_tar
 
 NAMES = st.text("abcdef/._-é猫 ", min_size=1, max_size=150).map(lambda name: "x" + name.strip("/ ."))
@@ -43,6 +43,25 @@ def test_reads_what_tarfile_wrote(tmp_path_factory: pytest.TempPathFactory, memb
     assert list(walk_tar(path)) == written
 
 
+@settings(max_examples=50, deadline=None)
+@given(MEMBERS, FORMATS, st.integers(1, 700))
+def test_streams_may_give_few_bytes_at_a_time(
+    tmp_path_factory: pytest.TempPathFactory, members: list, form: int, most: int
+) -> None:
+    path = tmp_path_factory.mktemp("tar") / "x.tar"
+    written = pack(path, members, form)
+    stream = io.BytesIO(path.read_bytes())
+    assert list(walk_stream(lambda n: stream.read(min(n, most)))) == written
+
+
+def test_a_damaged_length_takes_no_memory(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "x.tar", [{"key": "k", "caption": "a man"}])
+    data = bytearray(path.read_bytes())
+    data[124:136] = b"\x80" + b"\x7f" * 11  # some 10^26 bytes, in base 256
+    with pytest.raises(DamagedTar):
+        list(walk_stream(io.BytesIO(bytes(data)).read))
+
+
 def test_extended_headers_with_sizes(tmp_path: Path) -> None:
     path = tmp_path / "x.tar"
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "global"}) as tar:
@@ -63,6 +82,8 @@ def test_every_cut_is_noticed(tmp_path: Path) -> None:
         with pytest.raises(DamagedTar):
             found.extend(walk_tar(path))
         assert found == whole[: len(found)]
+        with pytest.raises(BadSample, match="truncated or damaged"):
+            list(read_shard(path.as_uri()))
 
 
 def test_damage_in_a_header_is_noticed(tmp_path: Path) -> None:

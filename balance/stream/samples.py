@@ -17,7 +17,7 @@ from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from balance.errors import UserError
 from balance.stream.shards import is_local
-from balance.stream.tarwalk import DamagedTar, walk_tar
+from balance.stream.tarwalk import DamagedTar, walk_stream, walk_tar
 
 TRUNCATED = "truncated or damaged tar"
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "ppm", "bmp")
@@ -65,22 +65,18 @@ def read_shard(url: str, on_bad: Callable[[str], None] | None = None) -> Iterato
         BadSample: the shard ends early or is no tar, and `on_bad` is None.
         UserError: the shard can't be opened or read at all.
     """
-    begun: RawSample | None = None  # held back until the next one starts or the tar ends as it should
     try:
         if is_local(url) and url.endswith(".tar"):
-            yield from group_by_keys(_local_members(url))
+            yield from group_by_keys(_members(url, walk_tar(url)))
             return
-        with gopen(url) as stream:
-            tail = _Tail(stream)
-            members = ({**member, "__url__": url} for member in tar_file_iterator(cast(Any, tail)))
-            for sample in group_by_keys(members):
-                if begun is not None:
-                    yield begun
-                begun = sample
-            if not tail.ends_well():
-                raise tarfile.ReadError("no end-of-archive mark")
-        if begun is not None:
-            yield begun
+        with gopen(url) as opened:
+            stream = _Stream(opened)
+            if stream.compressed:
+                yield from group_by_keys(_unpacked(url, stream))
+            else:
+                yield from group_by_keys(_members(url, walk_stream(stream.read)))
+            while stream.read(1 << 16):  # a command that is not read to its end fails
+                pass
     except (tarfile.TarError, EOFError, DamagedTar) as error:
         if on_bad is None:
             raise BadSample(TRUNCATED) from error
@@ -89,31 +85,33 @@ def read_shard(url: str, on_bad: Callable[[str], None] | None = None) -> Iterato
         raise UserError(f"The shard {url} can't be read: {error.strerror or error}.") from error
 
 
-def _local_members(url: str) -> Iterator[dict[str, Any]]:
-    """The files of a tar on this machine, in the form that WebDataset groups."""
-    for name, data in walk_tar(url):
+def _members(url: str, files: Iterator[tuple[str, bytes]]) -> Iterator[dict[str, Any]]:
+    """The files of a tar in the form that WebDataset groups."""
+    for name, data in files:
         if "/" in name or not (name.startswith("__") and name.endswith("__")):  # WebDataset's own notes
             yield {"fname": name, "data": data, "__url__": url}
 
 
-class _Tail:
-    """A stream that remembers its end: tarfile takes a cut between two members for the end of the archive."""
+def _unpacked(url: str, stream: "_Stream") -> Iterator[dict[str, Any]]:
+    """The files of a compressed tar: WebDataset unpacks it, and the packing tells a cut from an end."""
+    return ({**member, "__url__": url} for member in tar_file_iterator(cast(Any, stream)))
+
+
+class _Stream:
+    """A stream whose first bytes have been looked at."""
 
     def __init__(self, stream: IO[bytes]) -> None:
-        self.stream, self.first, self.last = stream, b"", b""
+        self.stream, self.first = stream, b""
+        while len(self.first) < 6 and (more := stream.read(6 - len(self.first))):
+            self.first += more
+        self.compressed = self.first.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ"))
 
-    def read(self, size: int = -1) -> bytes:
-        """Read as the stream does."""
-        data = self.stream.read(size)
-        self.first = self.first or data[:6]
-        self.last = data[-512:] if len(data) >= 512 else (self.last + data)[-512:]
-        return data
-
-    def ends_well(self) -> bool:
-        """Whether the stream ends in a block of zeros, as every tar does; compressed ones check themselves."""
-        while self.read(1 << 16):
-            pass
-        return self.last == bytes(512) or self.first.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ"))
+    def read(self, size: int) -> bytes:
+        """The next bytes, as many as the stream gives."""
+        if not self.first:
+            return self.stream.read(size)
+        data, self.first = self.first[:size], self.first[size:]
+        return data + self.stream.read(size - len(data)) if len(data) < size else data
 
 
 def image_bytes(raw: RawSample) -> bytes:
