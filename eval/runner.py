@@ -43,6 +43,7 @@ KINDS = {
     "association": "eval.association:Association",
     "zeroshot": "eval.zeroshot:ZeroShot",
     "retrieval": "eval.retrieval:Retrieval",
+    "retrieval_bias": "eval.retrieval_bias:RetrievalBias",
 }
 
 
