@@ -18,6 +18,7 @@ from torchvision.transforms import Compose, Normalize
 
 from balance.errors import UserError
 from models.checkpoint import is_checkpoint, load_checkpoint
+from models.lite import check_lite, is_lite, load_towers, place_config
 
 Tokenizer = Callable[[list[str]], torch.Tensor]
 
@@ -69,8 +70,10 @@ def check_model_name(name: str, config: Mapping[str, Any] | None, pretrained: st
     """Check a model's name and pretrained tag without building anything.
 
     Raises:
-        UserError: open_clip has no such model or tag; the sentence names the nearest.
+        UserError: open_clip has no such model or tag; the sentence names the nearest. Or a package is not installed.
     """
+    if config is not None and is_lite(config):
+        check_lite(config)
     if config is not None or name.startswith("hf-hub:"):
         return
     if name.startswith("local-dir:"):
@@ -119,7 +122,8 @@ def create(
     with tempfile.TemporaryDirectory() as folder, _quiet():
         source = name
         if config is not None:
-            full = {"model_cfg": dict(config), "preprocess_cfg": dict(preprocess or {})}
+            placed = place_config(config, Path(folder)) if is_lite(config) else dict(config)
+            full = {"model_cfg": placed, "preprocess_cfg": dict(preprocess or {})}
             Path(folder, "open_clip_config.json").write_text(json.dumps(full))
             source = f"local-dir:{folder}"
         try:
@@ -130,7 +134,10 @@ def create(
                 output_dict=True,
                 force_context_length=context_length,
                 load_weights=config is None,
+                pretrained_text=not is_lite(config),
             )
+            if is_lite(config):
+                load_towers(model)
             if pretrained:
                 load_weights(model, name, pretrained, device)
             tokenizer = open_clip.get_tokenizer(source, context_length=context_length)
