@@ -8,6 +8,7 @@ Everything that can be known to be wrong is checked before the first step.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -15,6 +16,7 @@ from accelerate.utils import InitProcessGroupKwargs, set_seed
 
 from balance.prepare import Balance, prepare_balance, save_balance
 from balance.progress import ProgressLine
+from balance.stages import StagedStream, Stages, prepare_stages, resolve_stages, stage_specs
 from balance.stream.accepted import over_processes
 from balance.stream.balanced import BalancedStream, Batch, StreamConfig
 from balance.stream.shards import expand_shards
@@ -22,14 +24,17 @@ from conf.cli import launch
 from conf.run import as_dict, check_run, create_folder, make_up_name, write_config
 from conf.schema import Config
 from eval.meter import Meter
-from eval.metric import as_metrics
+from eval.metric import Metric, as_metrics
+from eval.provenance import write_provenance
 from eval.report import write_report
 from eval.runner import Suite, build_suite
+from eval.stopping import Stopper, write_outcome
 from eval.track import Tracker
+from models.accumulate import backward, check_accumulation
 from models.clock import Clock
 from models.factory import ModelBundle, check_model_name, create
 from models.keeper import Keeper
-from models.losses import contrastive_loss, create_loss
+from models.losses import ContrastiveLoss
 from models.optim import create_optimizer, learning_rate, set_learning_rate
 from models.precision import MODES, attention, leave_cores_to_workers, resolve_device, resolve_precision
 from models.processes import PATIENCE, Processes
@@ -48,22 +53,25 @@ class Training:
     processes: Processes
     folder: Path
     suite: Suite
-    balance: Balance
+    stages: Stages
     bundle: ModelBundle
     model: torch.nn.Module  # the bundle's model as accelerate prepared it
     optimizer: torch.optim.Optimizer
-    loss: torch.nn.Module
-    stream: BalancedStream
+    loss: ContrastiveLoss
+    stream: StagedStream
     clock: Clock
     meter: Meter
     tracker: Tracker
     keeper: Keeper
+    stopper: Stopper
 
 
 def main(config: Config) -> int:
     """Run one training run; the exit status (130 or 143 when stopped by a signal)."""
     # ------------------------------------------------------------------ what can be checked at once
     check_run(config)
+    config.stages = resolve_stages(config.stages, config.stage.share, config.stage.order, config.balance)
+    specs = stage_specs(config.stages, config.balance)
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
     leave_cores_to_workers(device, config.data.workers)
@@ -93,9 +101,11 @@ def main(config: Config) -> int:
     for sentence in suite.skipped:
         say(f"note: {sentence}")
     with accelerator.main_process_first():  # the first labels the shards, the others find them labelled
-        balance = _prepare_balance(config, shards, first)
+        stages = prepare_stages(specs, lambda wanted: _prepare_balance(config, wanted, shards, first))
+    balance = stages.main
     if first:
         save_balance(balance, folder / "plan")
+        write_provenance(folder, shards, balance.hash, accelerator.device, world)
     say(balance.table())
 
     # ------------------------------------------------------------------ model, optimiser, stream
@@ -103,24 +113,24 @@ def main(config: Config) -> int:
     bundle = _create_model(config, accelerator.device)
     optim = config.optim
     optimizer = create_optimizer(bundle.model, optim.lr, optim.weight_decay, (optim.beta1, optim.beta2), optim.eps)
+    check_accumulation(bundle.model, optim.accumulate, config.data.batch_size)
     model, optimizer = accelerator.prepare(bundle.model, optimizer)
-    loss = create_loss(bundle.loss, processes.rank, world)
-    stream = BalancedStream(
-        shards, balance.files, balance.rates, _stream_config(config, bundle, processes), bundle.tokenizer
-    )
+    loss = ContrastiveLoss(bundle.loss, processes.rank, world, chunks=optim.accumulate)
     schedule = config.schedule
-    epoch_samples = schedule.epoch_samples or balance.expected
+    epoch_samples = schedule.epoch_samples or stages.expected
     clock = Clock(epoch_samples, config.data.batch_size * world, schedule.epochs, schedule.warmup)
+    stream = _create_stream(config, shards, stages, bundle, processes, clock)
     meter = Meter(clock, balance.s_names, balance.y_names, config.data.max_bad, processes)
     tracker = Tracker(folder, first, name, as_dict(config))
     keeper = _create_keeper(config, folder, clock)
+    stopper = Stopper(config.stop.targets, config.stop.quality, config.stop.certain)
     run = Training(
         config,
         accelerator,
         processes,
         folder,
         suite,
-        balance,
+        stages,
         bundle,
         model,
         optimizer,
@@ -130,6 +140,7 @@ def main(config: Config) -> int:
         meter,
         tracker,
         keeper,
+        stopper,
     )
 
     # ------------------------------------------------------------------ where to begin
@@ -143,6 +154,7 @@ def main(config: Config) -> int:
     if clock.step == 0:
         tracker.keep(folder / "plan", "plan")
         tracker.log(as_metrics("data", balance.values()), 0, 0, 0)
+        note_stage(run)
         evaluate(run)
 
     # ------------------------------------------------------------------ the loop
@@ -166,6 +178,10 @@ def main(config: Config) -> int:
                 tracker.log(meter.metrics(lr, scale), clock.step, clock.epoch, clock.samples)
             if clock.at_epoch_end:
                 end_epoch(run)
+            elif stream.at_stage_end:
+                note_accepted(run)
+            if stream.at_stage_end:
+                note_stage(run)
             stop, minutes_up = processes.any(bool(stopped), first and keeper.minutes_up)
             if keeper.due or minutes_up or stop:
                 # After the evaluation, so that a checkpoint stands for all that was logged up to its step.
@@ -182,40 +198,63 @@ def main(config: Config) -> int:
 
 def train_step(run: Training, batch: Batch) -> torch.Tensor:
     """One step: forward, contrastive loss in float32, backward, clip, update; the loss."""
-    accelerator, device = run.accelerator, run.accelerator.device
-    pixels = run.bundle.normalise(batch.images.to(device, non_blocking=True))
-    tokens = batch.tokens.to(device, non_blocking=True)
+    accelerator, device, optim = run.accelerator, run.accelerator.device, run.config.optim
+    images, tokens = (part.to(device, non_blocking=True) for part in (batch.images, batch.tokens))
     with attention(device):
-        value = contrastive_loss(run.loss, run.model(pixels, tokens))  # in the prepared model's precision
-        accelerator.backward(value)
-    if run.config.optim.grad_clip is not None:
-        accelerator.clip_grad_norm_(run.model.parameters(), run.config.optim.grad_clip)
+        value = backward(
+            accelerator, run.model, run.loss, images, tokens, batch.weights, optim.accumulate, run.bundle.normalise
+        )
+    if optim.grad_clip is not None:
+        accelerator.clip_grad_norm_(run.model.parameters(), optim.grad_clip)
     run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
     with torch.no_grad():
         run.bundle.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)  # type: ignore[operator]
-    return value.detach()
+    return value
 
 
 def end_epoch(run: Training) -> None:
     """Hold what was accepted against the plan, and evaluate where an evaluation is due."""
     clock = run.clock
-    accepted = run.balance.compare(over_processes(run.meter.accepted, run.processes.gather))
-    run.tracker.log(as_metrics("accepted", accepted), clock.step, clock.epoch, clock.samples)
+    note_accepted(run)
     if clock.epoch_number % run.config.eval.every == 0 or clock.done:
         evaluate(run)
     run.meter.restart()
+
+
+def note_accepted(run: Training) -> None:
+    """Hold what was accepted since the last time against the plan of the stage, and begin anew."""
+    clock, balance = run.clock, run.stages.balances[run.stream.stage]
+    accepted = balance.compare(over_processes(run.meter.accepted, run.processes.gather))
+    run.tracker.log(as_metrics("accepted", accepted), clock.step, clock.epoch, clock.samples)
+    run.meter.restart()
+
+
+def note_stage(run: Training) -> None:
+    """Log the stage that begins at this step."""
+    clock = run.clock
+    if len(run.stages.specs) > 1 and not clock.done:
+        stage = Metric("train/stage", run.stream.stage_at(clock.step))
+        run.tracker.log([stage], clock.step, clock.epoch, clock.samples)
 
 
 def evaluate(run: Training) -> dict[str, float]:
     """Measure the model, log it, and write the report anew; the metrics' values by name."""
     processes, clock = run.processes, run.clock
     metrics = run.suite.run(run.bundle, run.accelerator.device, processes.rank, processes.world)
+    metrics += run.stopper.judge(metrics)
+    clock.ended = run.stopper.outcome is not None
     run.tracker.log(metrics, clock.step, clock.epoch, clock.samples)
+    if clock.done and run.stopper.wanted:
+        processes.say(run.stopper.sentence(clock.samples, metrics))
+        if processes.first:
+            write_outcome(run.folder, run.stopper, clock.samples, metrics)
     values = {metric.name: metric.value for metric in metrics}
     run.keeper.note(values)
     if processes.first:
-        write_report(run.folder)
+        pages = run.suite.pages.items()
+        figures = {f"{name}: {title}": html for name, parts in pages for title, html in parts.items()}
+        write_report(run.folder, figures)
     return values
 
 
@@ -228,10 +267,11 @@ def run_state(run: Training) -> RunState:
             "stream": run.stream,
             "clock": run.clock,
             "keeper": run.keeper,
+            "stopper": run.stopper,
         },
         own={"meter": run.meter},
         facts={"model_config": run.bundle.config},
-        plan=run.balance.hash,
+        plan=run.stages.hash,
         processes=run.processes,
     )
 
@@ -245,10 +285,10 @@ def save(run: Training, state: RunState) -> None:
     run.keeper.restart()
 
 
-def _prepare_balance(config: Config, shards: list[str], first: bool) -> Balance:
+def _prepare_balance(config: Config, wanted: dict[str, Any], shards: list[str], first: bool) -> Balance:
     cache = Path(config.runs) / "attributes"
     workers = config.data.workers if config.data.workers > 1 else 0  # one more process would only wait for this one
-    return prepare_balance(shards, config.attributes, config.balance, cache, config.data.max_bad, workers, first)
+    return prepare_balance(shards, config.attributes, wanted, cache, config.data.max_bad, workers, first)
 
 
 def _create_model(config: Config, device: torch.device) -> ModelBundle:
@@ -256,6 +296,14 @@ def _create_model(config: Config, device: torch.device) -> ModelBundle:
     return create(
         wanted.name, wanted.config, wanted.preprocess, wanted.pretrained, wanted.loss, wanted.context_length, device
     )
+
+
+def _create_stream(
+    config: Config, shards: list[str], stages: Stages, bundle: ModelBundle, processes: Processes, clock: Clock
+) -> StagedStream:
+    wanted = _stream_config(config, bundle, processes)
+    streams = [BalancedStream(shards, b.files, b.rates, wanted, bundle.tokenizer) for b in stages.balances]
+    return StagedStream(streams, stages.ends(clock.total_steps))
 
 
 def _stream_config(config: Config, bundle: ModelBundle, processes: Processes) -> StreamConfig:

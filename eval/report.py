@@ -2,10 +2,8 @@
 
 import json
 import os
-import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,6 @@ from eval import report_charts as charts
 from eval.page import render_page, write_page
 from eval.report_tables import all_metrics, answer, concept_table, headline_table
 from eval.rundata import RunData, load_run
-
-PACKAGES = ("torch", "open_clip_torch", "webdataset", "accelerate", "numpy")
 
 
 def write_report(folder: Path, figures: dict[str, str] | None = None) -> Path:
@@ -105,15 +101,7 @@ def _provenance(runs: Sequence[RunData]) -> list[tuple[str, list[str]]]:
     """What each run was made with and from: a row per fact, a cell per run."""
     facts: dict[str, list[str]] = {}
     for column, run in enumerate(runs):
-        own = {
-            "seed": run.config.get("seed"),
-            "plan": run.data.get("hash"),
-            **(run.provenance or {"page made with": _versions()}),
-        }
-        for key, value in own.items():
-            facts.setdefault(key, [""] * len(runs))[column] = str(value if value is not None else "")
+        for key, value in {"seed": run.config.get("seed"), **run.provenance}.items():
+            text = " · ".join(map(str, value)) if isinstance(value, list) else str("" if value is None else value)
+            facts.setdefault(key, [""] * len(runs))[column] = text
     return list(facts.items())
-
-
-def _versions() -> str:
-    return ", ".join([f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in PACKAGES)])

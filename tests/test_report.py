@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from eval.page import format_number
+from eval.provenance import write_provenance
 from eval.report import render, write_report
 from eval.report_tables import answer, concept_table, headline_table, verdict
 from eval.rundata import load_run
@@ -88,7 +90,6 @@ def test_the_page_answers_what_balancing_did(tmp_path: Path) -> None:
     page = (tmp_path / "one" / "report.html").read_text()
     assert "Balancing takes RB of the data from 0.170 to 0.010 and AB of the data from 0.100 to 0.020." in page
     assert "of 2 measures of bias 0 are better and 1 is worse" in page
-    assert "abc123" in page
     assert "a sentence" in page
     assert "<b>chef</b>" not in page  # what data hold is text, not markup
 
@@ -131,6 +132,19 @@ def test_tables(tmp_path: Path) -> None:
     assert nurse["values"][0]["value"] == 0.1
     assert nurse["before"] == 0.9
     assert "better" in answer(runs, table)
+
+
+def test_provenance_is_kept_over_attempts(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "one")
+    for _ in range(2):
+        write_provenance(run, ["a.tar", "b.tar"], "abc123", torch.device("cpu"), 2)
+    found = load_run(run).provenance
+    assert found["data and plan"] == "abc123"
+    assert found["processes"] == 2
+    assert len(found["attempts"]) == 2
+    page = write_report(run).read_text()
+    assert "2: a.tar … b.tar" in page
+    assert found["torch"] in page
 
 
 def test_numbers_for_people() -> None:
