@@ -46,6 +46,7 @@ class OptimConfig:
     beta2: float = 0.98
     eps: float = 1e-6
     grad_clip: float | None = 1.0  # largest norm of the gradient
+    accumulate: int = 1  # micro-batches that a batch is cut into: less memory, the same gradient
 
 
 @dataclass
@@ -99,6 +100,31 @@ class CheckpointConfig:
 
 
 @dataclass
+class StageConfig:
+    """A run divided into a balanced and an unbalanced part: the short form of `stages`."""
+
+    share: float | None = None  # share of the run on balanced data; null: the run is not divided
+    order: str = "balanced_last"  # or balanced_first
+
+
+@dataclass
+class StopConfig:
+    """When to stop before the end; judged at every evaluation."""
+
+    targets: dict[str, float] = field(default_factory=dict)  # bias metric -> largest absolute value wanted
+    quality: dict[str, float] = field(default_factory=dict)  # quality metric -> largest fall below its first value
+    certain: bool = False  # the whole 95 % interval must meet a target
+
+
+@dataclass
+class DryRunConfig:
+    """What a dry run looks at."""
+
+    processes: int | None = None  # how many training processes to plan for; null: as many as were started
+    steps: int = 0  # real training steps to time; 0 for none
+
+
+@dataclass
 class Config:
     """One run."""
 
@@ -107,6 +133,7 @@ class Config:
     seed: int = 0
     resume: bool = False  # go on from the run's last checkpoint
     overwrite: bool = False  # delete a run of the same name first
+    dry_run: bool = False  # say what the run would take, and what would go wrong, without starting it
     precision: str = "auto"  # fp32, bf16, fp16; auto: bf16 where the machine gains from it
     device: str = "auto"  # auto, cpu or cuda
     data: DataConfig = field(default_factory=DataConfig)
@@ -118,3 +145,7 @@ class Config:
     eval: EvalConfig = field(default_factory=EvalConfig)
     track: TrackConfig = field(default_factory=TrackConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    stages: list[Any] = field(default_factory=list)  # {share, balance, name}: parts of the run, one after another
+    stage: StageConfig = field(default_factory=StageConfig)
+    stop: StopConfig = field(default_factory=StopConfig)
+    dry: DryRunConfig = field(default_factory=DryRunConfig)

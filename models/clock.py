@@ -29,6 +29,7 @@ class Clock:
         self.total_steps = self.epoch_steps * epochs
         self.warmup_steps = round(self.total_steps * warmup)
         self.step = 0
+        self.ended = False  # before its time, because what was wanted is reached or can't be
 
     @property
     def samples(self) -> int:
@@ -58,12 +59,12 @@ class Clock:
     @property
     def done(self) -> bool:
         """Whether the run is at its end."""
-        return self.step >= self.total_steps
+        return self.ended or self.step >= self.total_steps
 
     def state_dict(self) -> dict[str, Any]:
         """The position, and what makes a step."""
-        return {"step": self.step, "batch": self.batch}
+        return {"step": self.step, "batch": self.batch, "ended": self.ended}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a saved position."""
-        self.step = state["step"]
+        self.step, self.ended = state["step"], state["ended"]

@@ -1,0 +1,117 @@
+"""When a run may stop before its end: bias is down to the targets, or quality has fallen by more than a bound.
+
+Made for unlearning: a model is fine-tuned on balanced data only until its bias is gone, and not at any price.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from balance.errors import UserError
+from eval.metric import Metric
+
+REACHED, FELL = "reached", "quality"
+
+
+class Stopper:
+    """Judges every evaluation against targets and bounds.
+
+    Three metrics are logged: `stop/bias`, the largest bias relative to its target (at most 1: reached); `stop/quality`,
+    the largest fall relative to its bound (above 1: too much); `stop/score`, the bias, plus 1,000 where quality has
+    fallen too far: the smallest is the best checkpoint.
+
+    Args:
+        targets: bias metric -> the largest absolute value that is wanted.
+        quality: quality metric -> by how much it may fall below its value before training.
+        certain: a target is met only if the whole 95 % interval meets it.
+
+    Raises:
+        UserError: a target or a bound that is not a positive number.
+    """
+
+    def __init__(self, targets: Mapping[str, float], quality: Mapping[str, float], certain: bool = False) -> None:
+        for what, numbers in (("targets", targets), ("quality", quality)):
+            for name, number in numbers.items():
+                if not isinstance(number, int | float) or not number > 0:
+                    raise UserError(f"stop.{what}.{name}={number} must be a number above 0.")
+        self.targets, self.quality, self.certain = dict(targets), dict(quality), certain
+        self.before: dict[str, float] = {}
+        self.outcome: str | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is anything to judge by."""
+        return bool(self.targets or self.quality)
+
+    def judge(self, metrics: Sequence[Metric]) -> list[Metric]:
+        """Judge an evaluation; the first one, before training, is what quality is held against.
+
+        Returns:
+            The verdict as metrics; none where nothing is asked for.
+
+        Raises:
+            UserError: a metric that a target or bound names is not measured.
+        """
+        if not self.wanted:
+            return []
+        found = {metric.name: metric for metric in metrics}
+        for name in [*self.targets, *self.quality]:
+            if name not in found:
+                known = ", ".join(sorted(metric for metric in found if "/" in metric))
+                raise UserError(f"stop names {name}, which this run does not measure; it measures {known}.")
+        if not self.before:
+            self.before = {name: found[name].value for name in [*self.targets, *self.quality]}
+        bias = max((self._bias(found[name]) / target for name, target in self.targets.items()), default=math.inf)
+        fall = max(((self.before[n] - found[n].value) / bound for n, bound in self.quality.items()), default=0.0)
+        if not fall <= 1:  # a quality that is not a number has fallen, too
+            self.outcome = FELL
+        elif bias <= 1:
+            self.outcome = REACHED
+        verdict = [Metric("stop/quality", fall)] if self.quality else []
+        if self.targets:
+            verdict += [Metric("stop/bias", bias), Metric("stop/score", bias + 1000 * (not fall <= 1))]
+        return verdict
+
+    def _bias(self, metric: Metric) -> float:
+        values = [metric.value]
+        if self.certain:
+            values += [end for end in (metric.low, metric.high) if end is not None]
+        return max(map(abs, values))
+
+    def sentence(self, samples: int, metrics: Sequence[Metric]) -> str:
+        """What came of it, in words."""
+        found = {metric.name: metric.value for metric in metrics}
+        changes = ", ".join(f"{name} {value:.3f} -> {found[name]:.3f}" for name, value in self.before.items())
+        end = {
+            REACHED: f"Targets reached after {samples:,} samples",
+            FELL: f"Stopped after {samples:,} samples: quality has fallen by more than its bound",
+        }.get(self.outcome or "", f"Targets not reached within {samples:,} samples")
+        return f"{end} ({changes})."
+
+    def state_dict(self) -> dict[str, Any]:
+        """What quality is held against, and the outcome so far."""
+        return {"before": self.before, "outcome": self.outcome}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        self.before, self.outcome = dict(state["before"]), state["outcome"]
+
+
+def write_outcome(folder: Path, stopper: Stopper, samples: int, metrics: Sequence[Metric]) -> None:
+    """Write `outcome.json`: the reason why the run ended, after how many samples, and values before and after."""
+    found = {metric.name: metric.value for metric in metrics}
+    outcome = {
+        "outcome": stopper.outcome or "not reached",
+        "samples": samples,
+        "before": stopper.before,
+        "after": {name: found[name] for name in stopper.before},
+        "targets": stopper.targets,
+        "quality": stopper.quality,
+        "sentence": stopper.sentence(samples, metrics),
+    }
+    part = folder / "outcome.json.part"
+    part.write_text(json.dumps(outcome, indent=1), encoding="utf-8")
+    os.replace(part, folder / "outcome.json")
