@@ -41,7 +41,7 @@ def replace_mappings(overrides: list[str]) -> list[str]:
     for override in overrides:
         key, _, value = override.partition("=")
         if value.startswith("{") and key[:1] not in "+~" and key not in groups():
-            found += [f"~{key}", f"+{override}"]
+            found += [f"{key}=null", f"++{override}"]  # a removal would fail where the value is null already
         else:
             found.append(override)
     return found

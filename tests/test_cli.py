@@ -71,6 +71,15 @@ def test_every_choice_of_every_group_composes() -> None:
 
 
 def test_a_mapping_replaces_what_was_there() -> None:
-    config = compose(["balance.target={age: 0.3}", "eval.headline={}", "data.train=x"])
+    config = compose(
+        [
+            "balance.target={age: 0.3}",
+            "eval.headline={}",
+            "data.train=x",
+            "model=open_clip",
+            "model.config={embed_dim: 8}",
+        ]
+    )
     assert config.balance["target"] == {"age": 0.3}
     assert config.eval.headline == {}
+    assert config.model.config == {"embed_dim": 8}  # null by default
