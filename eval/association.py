@@ -101,7 +101,7 @@ class Association:
             if len(sides.positive) and len(sides.negative):
                 within.append(sides)
             else:
-                skipped.append(f"{self.name}: {group} is left out, since it has pictures of one side only.")
+                skipped.append(f"{group} is left out, since it has pictures of one side only.")
         return within, skipped
 
     def __call__(self, embed: Embedder, rng: np.random.Generator, resamples: int) -> Iterator[Metric]:

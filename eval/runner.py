@@ -44,6 +44,7 @@ KINDS = {
     "zeroshot": "eval.zeroshot:ZeroShot",
     "retrieval": "eval.retrieval:Retrieval",
     "retrieval_bias": "eval.retrieval_bias:RetrievalBias",
+    "hypodescent": "eval.hypodescent:Hypodescent",
 }
 
 

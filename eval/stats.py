@@ -99,9 +99,9 @@ def correlation_interval(
     Returns:
         r, low, high; None where x or y is constant.
     """
-    x, y = x - x.mean(), y - y.mean()
-    if not (x.any() and y.any()):
+    if any(np.ptp(values) <= 1e-12 * np.abs(values).max() for values in (x, y)):
         return None
+    x, y = x - x.mean(), y - y.mean()
     moments = np.stack([x, y, x * x, y * y, x * y], axis=2).mean(axis=1)
 
     def pearson(means: list[Floats]) -> Floats:
