@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,10 @@ from eval.metric import Metric
 from eval.pixels import Pixels
 from eval.runner import build_suite
 from eval.sets import EvalSet, load_set
+from eval.suite_page import families, render_suite
 from models.factory import ModelBundle, create
+from scripts import evaluate
+from scripts.suite_tools import compose_suite, load_suite
 from tests.tiny import people_shards, picture, sample, write_tar
 
 CPU = torch.device("cpu")
@@ -255,3 +259,84 @@ def test_parts_that_cannot_run_and_pages_reach_the_suite(bundle: ModelBundle, se
 def test_an_evaluator_without_its_set_is_told(sets: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"rb\.set must be given for the kind parity: one of eval.sets \(people, again"):
         build_suite(sets, {"rb": {"kind": "parity", "prompts": {"a": "a", "b": "b"}}})
+
+
+def suite_file(folder: Path, sets: dict[str, Any], **more: Any) -> Path:
+    content = {
+        "bootstrap": 20,
+        "sets": {**sets, "gone": {"path": str(folder / "gone")}},
+        "evaluators": {**EVALUATORS, "rb_gone": {**EVALUATORS["rb"], "set": "gone"}},
+        "headline": {"RB": "rb/mean_parity"},
+        **more,
+    }
+    path = folder / "mine.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_evaluate_from_the_command_line(
+    sets: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [f"suite={suite_file(tmp_path, sets)}", f"out={tmp_path / 'out'}", "device=cpu", "eval.bootstrap=30"]
+    assert evaluate.main(arguments) == 0
+    told = capsys.readouterr().out
+    assert "rb_gone is skipped" in told
+    assert "mean_parity" in told
+    rows = [json.loads(line) for line in (tmp_path / "out/metrics.jsonl").read_text().splitlines()]
+    assert {row["evaluator"] for row in rows} == {"rb", "ab", "retrieval", "eval"}
+    assert next(row for row in rows if row["name"] == "rb/mean_parity")["prompts"] == "a man | a woman"
+    facts = json.loads((tmp_path / "out/suite.json").read_text())
+    assert facts["suite"] == "mine"
+    assert facts["parameters"] == facts["image_parameters"] + facts["text_parameters"]
+    page = (tmp_path / "out/suite.html").read_text()
+    assert "rb_gone is skipped" in page
+    assert not re.search(r"(src|href)=.?(https?:)?//", page), "the page must not load anything"
+
+
+def test_pages_show_charts_of_families_and_fragments() -> None:
+    rows = [
+        {"name": f"ab/difference[{c}]", "evaluator": "ab", "value": v, "low": v - 1, "high": v + 1}
+        for c, v in zip("xyz", (0.1, -0.3, 0.2), strict=True)
+    ]
+    rows += [{"name": f"ab/p[{c}]", "evaluator": "ab", "value": 0.5, "low": None, "high": None} for c in "xyz"]
+    assert [*families([{**row, "metric": row["name"][3:]} for row in rows])] == ["difference"]
+    facts = {
+        "model": "<m>",
+        "suite": "s",
+        "sets": {"a": 3},
+        "skipped": [],
+        "truncated": ["long"],
+        "kinds": {"ab": "association"},
+        "seconds": {"all": 1.0},
+        "date": "now",
+        "image_size": 64,
+        "loss": "clip",
+    } | dict.fromkeys(("parameters", "image_parameters", "text_parameters"), 1)
+    page = render_suite(facts, rows, {"ab": {"curve": "<svg>mine</svg>"}})
+    assert "<svg>mine</svg>" in page
+    assert "&lt;m&gt;" in page
+    assert page.count("<figure>") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["suite=fulll"], "no such choice; did you mean full"),
+        (["suite=/nowhere.yaml"], "there is no such file; give one, or one of demo, full"),
+        (["model.name=ViT-B-33"], "did you mean ViT-B-32"),
+        (["suites=full"], "Unknown key suites"),
+        (["suite=full", "eval.root=/nowhere"], "has nothing to run"),
+    ],
+)
+def test_bad_commands_are_told(arguments: list[str], sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=sentence):
+        evaluate.main([*arguments, f"out={tmp_path}", "device=cpu"])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_full_suite_on_real_data(shared_data: Path, tmp_path: Path) -> None:
+    config = compose_suite([f"eval.root={shared_data}"], "full")
+    suite = load_suite(config, keep_bytes=0)
+    assert suite.skipped == []
+    assert {type(evaluator).__name__.lower() for evaluator in suite.evaluators} >= {"parity", "zeroshot", "retrieval"}

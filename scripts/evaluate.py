@@ -1,0 +1,120 @@
+"""Put a model through a suite of evaluations.
+
+    python scripts/evaluate.py model.name=ViT-B-32 model.pretrained=laion2b_s34b_b79k suite=full out=<folder>
+
+Own settings, as key=value:
+  suite=full        a name of conf/eval/, or a YAML file of that form: sets, and a list of evaluators
+  out=<folder>      metrics.jsonl, suite.json, suite.html; by default runs/evaluations/<model>-<suite>
+  cache=<folder>    features of stimuli, from which a stopped run goes on; by default <out>/features; null for none
+
+All others are keys of a training run's configuration: model.*, eval.* (such as eval.root=<folder of sets>), device.
+Several processes share the work under `accelerate launch scripts/evaluate.py ...`.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":  # the project's folder, whichever folder the command runs in
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from accelerate import PartialState
+from rich.console import Console
+from rich.table import Table
+
+from balance.errors import UserError
+from conf.cli import fail
+from eval.page import format_interval, format_number, write_page
+from eval.suite_page import render_suite
+from models.factory import check_model_name
+from models.precision import resolve_device
+from scripts.job_options import split_options
+from scripts.suite_tools import (
+    Measured,
+    compose_suite,
+    folder_name,
+    load_model,
+    load_suite,
+    measure,
+    model_name,
+    write_json_lines,
+    write_text,
+)
+
+MOST_ROWS = 12  # of one evaluator in the terminal's table; the page has all
+OPTIONS = {"suite": "full", "out": "", "cache": ""}
+
+
+def main(arguments: list[str]) -> int:
+    """Evaluate a model; the exit status."""
+    options, overrides = split_options(arguments, OPTIONS)
+    config = compose_suite(overrides, options["suite"])
+    device = resolve_device(config.device)
+    check_model_name(config.model.name, config.model.config, config.model.pretrained)
+    processes = PartialState(cpu=device.type == "cpu")
+    rank, world, first = processes.process_index, processes.num_processes, processes.is_main_process
+    name = model_name(config.model)
+    out = Path(options["out"] or Path("runs", "evaluations", f"{folder_name(name)}-{config.eval.name}"))
+    cache = None if options["cache"] == "null" else Path(options["cache"] or out / "features")
+
+    suite = load_suite(config, keep_bytes=0)
+    if first:
+        pictures = sum(map(len, suite.sets.values()))
+        print(f"{name}: {len(suite.evaluators)} evaluators, {len(suite.sets)} sets with {pictures:,} pictures")
+        for sentence in suite.skipped:
+            print(f"note: {sentence}")
+    bundle = load_model(config.model, processes.device)
+    try:
+        found = measure(suite, config, bundle, name, processes.device, cache, rank, world)
+    except KeyboardInterrupt:
+        if first:
+            print("Stopped; the same command goes on from what is embedded.", file=sys.stderr)
+        return 130
+    if first:
+        write_results(out, found)
+        print_table(found)
+        print(f"{out / 'metrics.jsonl'}\n{out / 'suite.html'}")
+    return 0
+
+
+def write_results(out: Path, found: Measured) -> None:
+    """Write rows, facts and page into a folder."""
+    write_json_lines(out / "metrics.jsonl", found.rows)
+    write_text(out / "suite.json", json.dumps(found.facts, indent=1, ensure_ascii=False))
+    write_page(out / "suite.html", render_suite(found.facts, found.rows, found.pages))
+
+
+def print_table(found: Measured) -> None:
+    """Show the results in the terminal."""
+    table = Table(title=found.facts["model"])
+    for heading in ("evaluator", "metric"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("value", "95 % interval", "n"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for evaluator in found.facts["kinds"]:
+        rows = [row for row in found.rows if row["evaluator"] == evaluator]
+        for row in rows[:MOST_ROWS]:
+            _add(table, row)
+        if len(rows) > MOST_ROWS:
+            table.add_row("", f"... and {len(rows) - MOST_ROWS} more", "", "", "")
+        table.add_section()
+    Console(highlight=False).print(table)
+
+
+def _add(table: Table, row: dict[str, Any]) -> None:
+    evaluator, _, metric = row["name"].partition("/")
+    count = f"{row['count']:,}" if row.get("count") is not None else ""
+    # Brackets are rich's markup; a metric's are not.
+    table.add_row(evaluator, metric.replace("[", r"\["), format_number(row["value"]), _ends(row), count)
+
+
+def _ends(row: dict[str, Any]) -> str:
+    return format_interval(row).replace("[", r"\[")
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except UserError as error:
+        sys.exit(fail(error))
