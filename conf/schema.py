@@ -33,6 +33,7 @@ class ModelConfig:
     preprocess: dict[str, Any] | None = None  # open_clip `preprocess_cfg`
     loss: str | None = None  # clip or siglip; by default what the model is made for
     context_length: int | None = None  # tokens per text, if other than the model's own
+    keep_outputs: bool = False  # freeze both towers, compute their outputs once, and train the projections on them
 
 
 @dataclass
@@ -72,6 +73,8 @@ class EvalConfig:
     sets: dict[str, Any] = field(default_factory=dict)  # name -> {path, ...}
     evaluators: dict[str, Any] = field(default_factory=dict)  # name -> {kind, set, ...}
     headline: dict[str, Any] = field(default_factory=dict)  # what the summary shows: label -> metric
+    targets: dict[str, float] = field(default_factory=dict)  # what unlearning aims at: bias metric -> largest size
+    bounds: dict[str, float] = field(default_factory=dict)  # how far quality may fall: metric -> largest fall
 
 
 @dataclass

@@ -95,6 +95,7 @@ class Batch:
         y: (b, c) concepts, 0 or 1.
         keys: the samples' keys.
         bad: causes of samples that failed in this batch; each was replaced by another sample of the batch.
+        weights: (b,) float32 importance weights for the loss, of mean 1 under the data; None where all count alike.
     """
 
     images: torch.Tensor
@@ -103,6 +104,11 @@ class Batch:
     y: NDArray[np.uint8]
     keys: list[str]
     bad: Counter[str] = field(default_factory=Counter)
+    weights: torch.Tensor | None = None
+
+
+BatchMaker = Callable[[list[Use], StreamConfig, int, Tokenizer], Batch]
+"""Stage 3: the uses of a batch, the stream's configuration, the epoch and the tokenizer to a batch."""
 
 
 def shard_repeats(attributes: ShardAttributes, rates: Rates, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -244,7 +250,10 @@ class _EpochDataset(IterableDataset[Batch]):
         skip = self.skip // workers + (worker < self.skip % workers)
         for made, batch in enumerate(shuffled(accepted, config.shuffle, config.batch_size, rng)):
             if made >= skip:
-                yield decode_batch(batch, config, self.epoch, stream.tokenizer)
+                decoded = stream.make_batch(batch, config, self.epoch, stream.tokenizer)
+                if stream.weigh is not None:
+                    decoded.weights = torch.from_numpy(stream.weigh(decoded.s, decoded.y).astype(np.float32))
+                yield decoded
 
 
 class BalancedStream:
@@ -256,6 +265,8 @@ class BalancedStream:
         rates: sampling rates for attributes; pickled into loader workers.
         config: batch size, picture size, seed, ...
         tokenizer: captions to token ids, (b, length).
+        weigh: importance weights for attributes, to balance through the loss what the stream does not; None for none.
+        make_batch: stage 3; another one may look features up instead of decoding (`balance.stream.features`).
 
     Iterating yields `Batch`; `state_dict` gives the position after the last batch yielded.
     """
@@ -267,10 +278,13 @@ class BalancedStream:
         rates: Rates,
         config: StreamConfig,
         tokenizer: Tokenizer,
+        weigh: Rates | None = None,
+        make_batch: BatchMaker | None = None,
     ) -> None:
         assert len(shards) == len(files)
         self.shards, self.files = list(shards), list(files)
-        self.rates, self.config, self.tokenizer = rates, config, tokenizer
+        self.rates, self.config, self.tokenizer, self.weigh = rates, config, tokenizer, weigh
+        self.make_batch = make_batch or decode_batch
         self.epoch = 0
         self.batch = 0
 

@@ -1,0 +1,173 @@
+"""Frozen towers whose outputs are computed once: what trains afterwards are the projections on top of them.
+
+A frozen tower gives the same output for the same input, so the outputs of training pictures and captions can be kept on
+disk (`balance.stream.features`) and fed to the model in place of pixels and tokens. `keep_outputs` makes a model accept
+both: an output passes through to the projection, anything else goes through the tower, whose answer is remembered for
+the next time, as evaluation sets come again after every epoch.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from open_clip.hf_model import HFTextEncoder
+from open_clip.timm_model import TimmModel
+from PIL import Image
+from torch import nn
+
+from balance.errors import UserError
+from models.factory import ModelBundle
+
+PICTURES_AT_ONCE = 16  # more do not stay in a core's cache: 94 pictures/s against 54 with 64 (docs/real-towers.md)
+TEXTS_AT_ONCE = 64
+
+
+class KeptTowers:
+    """The two frozen towers of a model as functions from raw pictures and texts to outputs, projections left out.
+
+    Args:
+        bundle: the model with tokenizer and preprocessing.
+        device: where it computes.
+        dtype: half-precision format to compute in, as training does where the machine gains from it; None for none.
+
+    Attributes:
+        fingerprint: changes with the towers' weights, the preprocessing and the number format.
+    """
+
+    def __init__(self, bundle: ModelBundle, device: torch.device, dtype: torch.dtype | None = None) -> None:
+        self.bundle, self.device, self.dtype = bundle, device, dtype
+        self.visual, self.text = towers(bundle.model)
+        self.fingerprint = self._fingerprint()
+
+    def encode_images(self, images: Sequence[bytes]) -> npt.NDArray[np.float32]:
+        """Outputs of the picture tower, (n, d), with the evaluation transform; NaN for what can't be decoded."""
+        pixels, good = [], []
+        for row, content in enumerate(images):
+            with contextlib.suppress(Exception):  # Pillow raises many kinds, OSError, SyntaxError and ValueError too
+                pixels.append(self._pixels(content))
+                good.append(row)
+        found = np.full((len(images), int(self.visual.trunk.num_features)), np.nan, np.float32)
+        for start in range(0, len(good), PICTURES_AT_ONCE):
+            batch = torch.stack(pixels[start : start + PICTURES_AT_ONCE]).to(self.device)
+            with self._computing():
+                output = self.visual.trunk(self.bundle.normalise(batch))
+            found[good[start : start + PICTURES_AT_ONCE]] = output.float().cpu().numpy()
+        return found
+
+    def encode_texts(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Outputs of the text tower, (n, e)."""
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # texts of one length together: less padding
+        found = np.empty((len(texts), int(self.text.config.hidden_size)), np.float32)
+        for start in range(0, len(order), TEXTS_AT_ONCE):
+            rows = order[start : start + TEXTS_AT_ONCE]
+            tokens = self.bundle.tokenizer([texts[row] for row in rows]).to(self.device)
+            with self._computing():
+                found[rows] = pooled(self.text, tokens).float().cpu().numpy()
+        return found
+
+    def _pixels(self, content: bytes) -> torch.Tensor:
+        with Image.open(io.BytesIO(content)) as picture:
+            return torch.from_numpy(np.array(self.bundle.resize(picture).convert("RGB"))).permute(2, 0, 1)
+
+    @contextlib.contextmanager
+    def _computing(self) -> Any:
+        """Evaluation mode, no gradients, and the number format asked for."""
+        training = self.bundle.model.training
+        self.bundle.model.eval()
+        with torch.no_grad(), torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+            yield
+        self.bundle.model.train(training)
+
+    def _fingerprint(self) -> str:
+        facts = {
+            "mean": self.bundle.mean,
+            "std": self.bundle.std,
+            "resize": str(self.bundle.resize),
+            "context": getattr(self.bundle.tokenizer, "context_length", None),
+            "dtype": str(self.dtype),
+        }
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
+        for tower in (self.visual.trunk, self.text.transformer):
+            for name, tensor in tower.state_dict().items():
+                digest.update(name.encode())
+                digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+
+def towers(model: nn.Module) -> tuple[TimmModel, HFTextEncoder]:
+    """The two towers of a model whose outputs can be kept.
+
+    Raises:
+        UserError: they are of another kind, or not frozen.
+    """
+    visual, text = getattr(model, "visual", None), getattr(model, "text", None)
+    if not isinstance(visual, TimmModel) or not isinstance(text, HFTextEncoder):
+        raise UserError(
+            "model.keep_outputs needs a timm picture tower and a Hugging Face text tower, as model=lite has them."
+        )
+    trained = [
+        name for part in (visual.trunk, text.transformer) for name, p in part.named_parameters() if p.requires_grad
+    ]
+    if trained:
+        raise UserError(
+            f"model.keep_outputs needs both towers frozen; {len(trained)} parameters train, such as {trained[0]}."
+        )
+    return visual, text
+
+
+def pooled(text: HFTextEncoder, tokens: torch.Tensor) -> torch.Tensor:
+    """The text tower without its projection, (n, e), for tokens (n, length); columns of padding alone are cut off."""
+    mask = (tokens != text.config.pad_token_id).long()
+    length = max(1, int(mask.sum(dim=1).max()))
+    tokens, mask = tokens[:, :length], mask[:, :length]
+    return text.pooler(text.transformer(input_ids=tokens, attention_mask=mask), mask)
+
+
+def freeze_towers(model: nn.Module) -> None:
+    """Freeze both towers of an open_clip model; projections and the logit scale train on."""
+    for name in ("visual.trunk", "text.transformer"):
+        model.get_submodule(name).requires_grad_(False)
+
+
+def keep_outputs(model: nn.Module) -> None:
+    """Let a model take outputs of its frozen towers, (n, d) floats, in place of pixels and tokens.
+
+    Weights and their names stay as they are. Pixels and tokens still work, and the towers' answers to them are kept.
+    """
+    visual, text = towers(model)
+    visual.trunk.to(memory_format=torch.channels_last)  # convolutions on a CPU are faster so; values do not change
+    trunk = Remembered(visual.trunk.forward, lambda given: given.ndim == 2)
+    below = Remembered(lambda tokens: pooled(text, tokens), lambda given: given.is_floating_point())
+    visual.trunk.forward = trunk
+    text.forward = lambda tokens: text.proj(below(tokens))
+
+
+class Remembered:
+    """A function of one tensor that is computed once for each content; what is a result already passes through.
+
+    Args:
+        function: from a batch of inputs to a batch of outputs.
+        is_output: whether a tensor is a result.
+    """
+
+    def __init__(
+        self, function: Callable[[torch.Tensor], torch.Tensor], is_output: Callable[[torch.Tensor], bool]
+    ) -> None:
+        self.function, self.is_output = function, is_output
+        self.known: dict[bytes, torch.Tensor] = {}
+
+    def __call__(self, given: torch.Tensor) -> torch.Tensor:
+        """The function's result, (n, d), on the device of the input."""
+        if self.is_output(given):
+            return given
+        key = hashlib.blake2b(given.detach().cpu().contiguous().numpy().data, digest_size=16).digest()
+        if key not in self.known:
+            with torch.no_grad():
+                self.known[key] = self.function(given).cpu()
+        return self.known[key].to(given.device)
