@@ -14,11 +14,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, set_seed
 
+from balance.labels.attributes import read_meta
 from balance.prepare import Balance, prepare_balance, save_balance
 from balance.progress import ProgressLine
 from balance.stages import StagedStream, Stages, prepare_stages, resolve_stages, stage_specs
 from balance.stream.accepted import over_processes
 from balance.stream.balanced import BalancedStream, Batch, StreamConfig
+from balance.stream.features import FeatureBatches, prepare_features
 from balance.stream.shards import expand_shards
 from conf.cli import launch
 from conf.run import as_dict, check_run, create_folder, make_up_name, write_config
@@ -31,12 +33,13 @@ from eval.runner import Suite, build_suite
 from eval.stopping import Stopper, write_outcome
 from eval.track import Tracker
 from models.accumulate import backward, check_accumulation
+from models.cached import KeptTowers, freeze_towers, keep_outputs
 from models.clock import Clock
 from models.factory import ModelBundle, check_model_name, create
 from models.keeper import Keeper
 from models.losses import ContrastiveLoss
 from models.optim import create_optimizer, learning_rate, set_learning_rate
-from models.precision import MODES, attention, leave_cores_to_workers, resolve_device, resolve_precision
+from models.precision import HALF, MODES, attention, leave_cores_to_workers, resolve_device, resolve_precision
 from models.processes import PATIENCE, Processes
 from models.signals import stop_on_signal
 from models.state import RunState
@@ -111,6 +114,7 @@ def main(config: Config) -> int:
     # ------------------------------------------------------------------ model, optimiser, stream
     set_seed(config.seed)
     bundle = _create_model(config, accelerator.device)
+    make_batch = _keep_outputs(config, shards, stages, bundle, accelerator, precision)
     optim = config.optim
     optimizer = create_optimizer(bundle.model, optim.lr, optim.weight_decay, (optim.beta1, optim.beta2), optim.eps)
     check_accumulation(bundle.model, optim.accumulate, config.data.batch_size)
@@ -119,7 +123,7 @@ def main(config: Config) -> int:
     schedule = config.schedule
     epoch_samples = schedule.epoch_samples or stages.expected
     clock = Clock(epoch_samples, config.data.batch_size * world, schedule.epochs, schedule.warmup)
-    stream = _create_stream(config, shards, stages, bundle, processes, clock)
+    stream = _create_stream(config, shards, stages, bundle, processes, clock, make_batch)
     meter = Meter(clock, balance.s_names, balance.y_names, config.data.max_bad, processes)
     tracker = Tracker(folder, first, name, as_dict(config))
     keeper = _create_keeper(config, folder, clock)
@@ -224,6 +228,7 @@ def end_epoch(run: Training) -> None:
 
 def note_accepted(run: Training) -> None:
     """Hold what was accepted since the last time against the plan of the stage, and begin anew."""
+    run.meter.check_finite()
     clock, balance = run.clock, run.stages.balances[run.stream.stage]
     accepted = balance.compare(over_processes(run.meter.accepted, run.processes.gather))
     run.tracker.log(as_metrics("accepted", accepted), clock.step, clock.epoch, clock.samples)
@@ -298,11 +303,35 @@ def _create_model(config: Config, device: torch.device) -> ModelBundle:
     )
 
 
+def _keep_outputs(
+    config: Config, shards: list[str], stages: Stages, bundle: ModelBundle, accelerator: Accelerator, precision: str
+) -> FeatureBatches | None:
+    """Freeze the towers and look their outputs up from now on, if that is wanted; computed where they are not there."""
+    if not config.model.keep_outputs:
+        return None
+    freeze_towers(bundle.model)
+    towers = KeptTowers(bundle, accelerator.device, HALF.get(precision))
+    samples = sum(read_meta(file)["samples"] for file in stages.main.files)
+    with accelerator.main_process_first():
+        cache = Path(config.runs) / "features"
+        files = prepare_features(shards, towers, cache, samples, accelerator.is_main_process)
+    keep_outputs(bundle.model)
+    return FeatureBatches(shards, files)
+
+
 def _create_stream(
-    config: Config, shards: list[str], stages: Stages, bundle: ModelBundle, processes: Processes, clock: Clock
+    config: Config,
+    shards: list[str],
+    stages: Stages,
+    bundle: ModelBundle,
+    processes: Processes,
+    clock: Clock,
+    make_batch: FeatureBatches | None,
 ) -> StagedStream:
     wanted = _stream_config(config, bundle, processes)
-    streams = [BalancedStream(shards, b.files, b.rates, wanted, bundle.tokenizer) for b in stages.balances]
+    streams = [
+        BalancedStream(shards, b.files, b.rates, wanted, bundle.tokenizer, b.weigh, make_batch) for b in stages.balances
+    ]
     return StagedStream(streams, stages.ends(clock.total_steps))
 
 

@@ -46,6 +46,8 @@ class Balance:
         plan: the plan, or None without balancing.
         known: (m, c) samples of known attribute that bear each concept.
         notes: what a user should know: constraints that do not hold, bad samples.
+        weigh: importance weights for attributes, of mean 1 under the data, where `rates` uses every sample and the
+            loss is to balance; None otherwise.
     """
 
     files: list[Path]
@@ -59,6 +61,7 @@ class Balance:
     plan: Plan | None
     known: NDArray[np.float64]
     notes: list[str] = field(default_factory=list)
+    weigh: Rates | None = None
 
     def worst(self, moments: Moments) -> tuple[int, int] | None:
         """(attribute, concept) with the largest gap among concepts that enough samples bear to tell it from chance."""
@@ -130,7 +133,7 @@ class Balance:
         rows = [k for k, target in enumerate(self.after.targets) if target in position]
         columns = [position[self.after.targets[k]] for k in rows]
         p = np.clip(self.after.concept_share[rows], 1e-9, 1 - 1e-9)
-        n = accepted.known_y[columns]
+        n = accepted.effective_y[columns]
         with np.errstate(invalid="ignore", divide="ignore"):
             errors = np.abs(accepted.inside[columns] - p) / np.sqrt(p * (1 - p) / n)
         errors = errors[(n > 20) & np.isfinite(errors)]
@@ -153,7 +156,8 @@ def prepare_balance(
     Args:
         shards: addresses of the shards.
         attributes: configuration group `attributes`; its `files` names a folder of attribute files made before.
-        balance: configuration group `balance`: `method` (`none` for no balancing) and the arguments of `Problem`.
+        balance: configuration group `balance`: `method` (`none` for no balancing), `mode` (`sample` or `weight`)
+            and the arguments of `Problem`.
         cache: folder under which attribute files are kept, by what made them.
         max_bad: share of unusable samples at which to stop.
         workers: processes that label.
@@ -189,10 +193,27 @@ def prepare_balance(
     plan = solve(cells, problem, method=method)
     notes += _left_alone(cells, plan) + plan.explain()
     expected = int(cells.total * plan.kept.all)
-    digest = hashlib.sha256(f"{cells.hash} {plan.hash}".encode()).hexdigest()[:16]
+    mode = balance.get("mode", "sample")
+    digest = hashlib.sha256(f"{cells.hash} {plan.hash} {mode}".encode()).hexdigest()[:16]
     known = _known(plan.moments_before, len(plan.targets), cells)
     names = cells.s_names, cells.y_names
+    if mode == "weight":
+        weigh = Weights(plan.rates, plan.kept.all)
+        everything = uniform_rates, int(cells.total)
+        return Balance(files, *everything, *names, digest, plan.before, plan.after, plan, known, notes, weigh)
     return Balance(files, plan.rates, expected, *names, digest, plan.before, plan.after, plan, known, notes)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Importance weights that do in a loss what sampling at these rates does in a stream: q / E[q]."""
+
+    rates: Rates
+    mean: float
+
+    def __call__(self, s: NDArray[np.float32], y: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Weights (n,) for attributes s (n, m) and concepts y (n, c)."""
+        return self.rates(s, y) / self.mean
 
 
 def _known(table: NDArray[np.float64], m: int, cells: Cells) -> NDArray[np.float64]:
@@ -231,7 +252,10 @@ def save_balance(balance: Balance, folder: Path) -> None:
 
 
 def _problem(balance: Mapping[str, Any], s_names: Sequence[str]) -> tuple[str, Problem]:
-    settings = {key: value for key, value in balance.items() if key not in ("name", "method")}
+    settings = {key: value for key, value in balance.items() if key not in ("name", "method", "mode")}
+    mode = balance.get("mode", "sample")
+    if mode not in ("sample", "weight"):
+        raise UserError(f"balance.mode={mode} is not known; it is sample or weight.")
     method = balance.get("method", "dual")
     if method == "none":
         settings = {"target": settings.get("target") or {s_names[0]: 0.5}}

@@ -62,7 +62,7 @@ class Meter:
             UserError: more samples turn out to be unusable than `data.max_bad` allows.
         """
         self.losses.append(value)
-        self.accepted.add(batch.s, batch.y)
+        self.accepted.add(batch.s, batch.y, None if batch.weights is None else batch.weights.numpy())
         self.seen += len(batch.keys)
         self.bad += batch.bad
         if batch.bad and self.bad.total() > max(10, self.max_bad * self.seen):

@@ -58,10 +58,10 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str,
 
 
 def rng_state() -> dict[str, Any]:
-    """The state of torch's generators on this process."""
+    """The state of torch's generators on this process, which uses one GPU at most."""
     state: dict[str, Any] = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
+        state["cuda"] = torch.cuda.get_rng_state()
     return state
 
 
@@ -69,4 +69,4 @@ def set_rng_state(state: dict[str, Any]) -> None:
     """Restore what `rng_state` gave."""
     torch.set_rng_state(state["cpu"].cpu())
     if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+        torch.cuda.set_rng_state(state["cuda"].cpu())

@@ -93,7 +93,8 @@ def draw(rows: list[dict[str, float]], path: Path) -> None:
 def run(overrides: list[str]) -> None:
     """Count, sweep, write."""
     settings, balance = read_settings(overrides)
-    balance.pop("method", None)
+    for key in ("method", "mode"):
+        balance.pop(key, None)
     problem = Problem.from_dict(balance)
     options: dict[str, Any] = {name: settings[name] for name in ("memory_limit", "threads", "bins")}
     cells = Cells.from_parquet(settings["attributes"], temp_directory=settings["temp"], **options)

@@ -47,7 +47,7 @@ def read_settings(overrides: list[str]) -> tuple[dict[str, Any], dict[str, Any]]
         UserError: an override that is not key=value, an unknown key, or a missing one.
     """
     keys = [field.name for field in fields(Problem)]
-    known = [*SETTINGS, "balance", *(f"balance.{key}" for key in ("method", *keys))]
+    known = [*SETTINGS, "balance", *(f"balance.{key}" for key in ("method", "mode", *keys))]
     group = "m4"
     rest = []
     for override in overrides:
@@ -118,6 +118,7 @@ def run(overrides: list[str]) -> Plan:
     settings, balance = read_settings(overrides)
     console = Console(highlight=False)
     method = str(balance.pop("method", "dual"))
+    balance.pop("mode", None)  # sampled or weighted, the plan is the same
     if method == "none":
         raise UserError("balance.method is none: choose balance=m4 to make a plan")
     problem = Problem.from_dict(balance)

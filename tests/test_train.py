@@ -195,6 +195,18 @@ def test_siglip_and_no_balancing(world: Path, tmp_path: Path) -> None:
     assert last["train/loss"] > 0
 
 
+@pytest.mark.parametrize("loss", ["clip", "siglip"])
+def test_weights_in_the_loss_see_all_samples_and_follow_the_plan(world: Path, tmp_path: Path, loss: str) -> None:
+    config = {**MODEL["config"]} | ({"init_logit_bias": -10} if loss == "siglip" else {})  # type: ignore[dict-item]
+    wanted = ["name=a", "balance.mode=weight", "optim.accumulate=3", f"model.loss={loss}", "schedule.epochs=1"]
+    assert run(world, tmp_path, *wanted, f"model.config={json.dumps(config)}".replace('"', "")) == 0
+    rows = {row["name"]: row for row in measured(tmp_path / "a")}
+    assert rows["accepted/share[woman]"]["samples"] == 192  # all 200, in whole batches
+    assert abs(rows["accepted/share[woman]"]["value"] - rows["accepted/planned_share[woman]"]["value"]) < 0.05
+    assert rows["accepted/largest_deviation"]["value"] < 4
+    assert rows["data/rb"]["value"] <= 0.011
+
+
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
@@ -206,8 +218,13 @@ def test_siglip_and_no_balancing(world: Path, tmp_path: Path) -> None:
         (["balance.target={woman: 1.4}"], "1.4"),
         (["balance.target={wmoan: 0.5}"], "did you mean 'woman'"),
         (["balance.keep=1.5"], "max_repeat"),
+        (["balance.mode=loss"], "it is sample or weight"),
+        (["optim.accumulate=17"], "it is 1 to 16"),
+        (["checkpoint.every_steps=0"], "must be above 0"),
+        (["checkpoint.best_mode=least"], "it is min or max"),
+        (["checkpoint.best=rb/mean_partiy"], "is not measured by this run"),
         (["eval.evaluators={rb: {kind: parity, set: nowhere}}"], "is not one of eval.sets"),
-        (["eval.evaluators={rb: {kind: partiy, set: faces}}"], "is not known; it is one of parity"),
+        (["eval.evaluators={rb: {kind: partiy, set: faces}}"], "is not known; it is one of"),
         (["data.batch_size=4000"], "does not fill one batch"),
         (["model.loss=siglip"], "needs a logit bias"),
     ],

@@ -25,18 +25,22 @@ class AcceptedMoments:
         self.sum_y = np.zeros(c)
         self.known_y = np.zeros((m, c))
         self.sum_sy = np.zeros((m, c))
+        self.squares_y = np.zeros((m, c))  # of weights, for the effective number of samples
 
-    def add(self, s: NDArray[np.float32], y: NDArray[np.uint8]) -> None:
-        """Add samples with attributes s (n, m) and concepts y (n, c)."""
+    def add(self, s: NDArray[np.float32], y: NDArray[np.uint8], weights: NDArray[np.float32] | None = None) -> None:
+        """Add samples with attributes s (n, m), concepts y (n, c) and weights (n,), 1 each if not given."""
+        w = np.ones(len(s)) if weights is None else weights.astype(np.float64)
         known = ~np.isnan(s)
-        value = np.where(known, s, 0).astype(np.float64)
+        value = np.where(known, s, 0) * w[:, None]
         concepts = y.astype(np.float64)
+        known_w = known * w[:, None]
         self.samples += len(s)
-        self.known += known.sum(axis=0)
+        self.known += known_w.sum(axis=0)
         self.sum_s += value.sum(axis=0)
-        self.sum_y += concepts.sum(axis=0)
-        self.known_y += known.T.astype(np.float64) @ concepts
+        self.sum_y += w @ concepts
+        self.known_y += known_w.T @ concepts
         self.sum_sy += value.T @ concepts
+        self.squares_y += (known_w * w[:, None]).T @ concepts
 
     def sums(self) -> dict[str, Floats]:
         """The sums, by name, for a checkpoint."""
@@ -47,6 +51,7 @@ class AcceptedMoments:
             "sum_y": self.sum_y,
             "known_y": self.known_y,
             "sum_sy": self.sum_sy,
+            "squares_y": self.squares_y,
         }
 
     def load(self, sums: dict[str, Floats]) -> None:
@@ -54,11 +59,17 @@ class AcceptedMoments:
         self.samples = int(sums["samples"])
         self.known, self.sum_s, self.sum_y = sums["known"].copy(), sums["sum_s"].copy(), sums["sum_y"].copy()
         self.known_y, self.sum_sy = sums["known_y"].copy(), sums["sum_sy"].copy()
+        self.squares_y = sums["squares_y"].copy()
 
     @property
     def representation(self) -> Floats:
         """E[s_k] over the samples where it is known, (m,); NaN where it never is."""
         return _ratio(self.sum_s, self.known)
+
+    @property
+    def effective_y(self) -> Floats:
+        """How many equally weighted samples of known s_k would tell as much about concept r, (m, c)."""
+        return _ratio(self.known_y**2, self.squares_y)
 
     @property
     def inside(self) -> Floats:
