@@ -109,13 +109,10 @@ def dumbbell_chart(title: str, rows: Sequence[tuple[str, float, float]], x_label
         return to_svg(figure, title)
 
 
-def forest_chart(
-    title: str,
-    rows: Sequence[str],
-    groups: Sequence[tuple[str, Sequence[dict[str, Any] | None]]],
-    x_label: str,
-    zero: bool = False,
-) -> str:
+Group = tuple[str, Sequence[dict[str, Any] | None]]
+
+
+def forest_chart(title: str, rows: Sequence[str], groups: Sequence[Group], x_label: str, zero: bool = False) -> str:
     """Values with their intervals, one row each, and side by side those of several groups.
 
     Args:
@@ -125,30 +122,40 @@ def forest_chart(
         x_label: name of the horizontal axis.
         zero: draw a line at zero.
     """
+    return forest_charts(title, [(title, rows, groups, x_label, zero)])
+
+
+def forest_charts(title: str, panels: Sequence[tuple[str, Sequence[str], Sequence[Group], str, bool]]) -> str:
+    """Several forest charts side by side in one picture; each panel takes the arguments of `forest_chart`."""
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(5.6, 0.7 + len(rows) * (0.18 + 0.12 * len(groups))))
-        axes = figure.add_subplot()
-        if zero:
-            axes.axvline(0, color="#444444", linewidth=0.8)
-        for number, (name, values) in enumerate(groups):
-            colour = COLOURS[number % len(COLOURS)]
-            shift = (number - (len(groups) - 1) / 2) * 0.7 / max(len(groups), 2)
-            known = [(at + shift, value) for at, value in enumerate(values) if value is not None]
-            for at, value in known:
-                if value.get("low") is not None:
-                    axes.plot([value["low"], value["high"]], [at, at], color=colour, linewidth=1.5)
-            marker = _MARKERS[number % len(_MARKERS)]
-            places = [at for at, _ in known]
-            axes.scatter([value["value"] for _, value in known], places, color=colour, marker=marker, s=24, label=name)
-        axes.set_yticks(range(len(rows)), rows)
-        axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
-        axes.set_xlabel(x_label)
+        most = max(len(rows) for _, rows, *_ in panels)
+        groups = panels[0][2]
+        figure = Figure(figsize=(5.6 * len(panels), 0.7 + most * (0.18 + 0.12 * len(groups))), layout="constrained")
+        for number, (heading, rows, values, x_label, zero) in enumerate(panels):
+            axes = figure.add_subplot(1, len(panels), number + 1)
+            _forest(axes, rows, values, zero)
+            axes.set_title(heading, loc="left", fontsize=10, fontweight="bold")
+            axes.set_xlabel(x_label)
         if len(groups) > 1:
-            axes.legend(
-                frameon=False, fontsize=8, ncols=2, loc="upper left", bbox_to_anchor=(0, -0.6 / len(rows) - 0.05)
-            )
+            handles, labels = figure.axes[0].get_legend_handles_labels()
+            figure.legend(handles, labels, frameon=False, fontsize=8, ncols=3, loc="outside lower left")
         return to_svg(figure, title)
+
+
+def _forest(axes: Any, rows: Sequence[str], groups: Sequence[Group], zero: bool) -> None:
+    if zero:
+        axes.axvline(0, color="#444444", linewidth=0.8)
+    for number, (name, values) in enumerate(groups):
+        colour, marker = COLOURS[number % len(COLOURS)], _MARKERS[number % len(_MARKERS)]
+        shift = (number - (len(groups) - 1) / 2) * 0.7 / max(len(groups), 2)
+        known = [(at + shift, value) for at, value in enumerate(values) if value is not None]
+        for at, value in known:
+            if value.get("low") is not None:
+                axes.plot([value["low"], value["high"]], [at, at], color=colour, linewidth=1.5)
+        places = [at for at, _ in known]
+        axes.scatter([value["value"] for _, value in known], places, color=colour, marker=marker, s=24, label=name)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
 
 
 def frontier_chart(

@@ -4,24 +4,24 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from eval.charts import dumbbell_chart, forest_chart, frontier_chart, line_chart
+from eval.charts import dumbbell_chart, forest_chart, forest_charts, frontier_chart, line_chart
 from eval.rundata import Row, RunData
 
 MOST_LINES = 7  # as many as there are colours
 
 
-def headline_charts(runs: Sequence[RunData]) -> list[str]:
-    """Bias and quality, each run's last values with intervals: what balancing did, in two pictures."""
-    charts = []
+def headline_chart(runs: Sequence[RunData]) -> str | None:
+    """Bias and quality, each run's last values with intervals: what balancing did, in one picture."""
+    panels = []
     titles = {"bias": "Bias (0 is none)", "quality": "Quality (more is better)"}
     for direction, title in titles.items():
         labels = [(label, name) for label, name in runs[0].headline.items() if runs[0].direction(name) == direction]
-        groups = [(run.name, [run.last(name) for _, name in labels]) for run in runs]
+        groups = [(run.name, [run.last(name) for _, name in labels]) for run in runs[:MOST_LINES]]
         if len(runs) == 1:
             groups = [("before training", [runs[0].first(name) for _, name in labels]), *groups]
         if labels:
-            charts.append(forest_chart(title, [label for label, _ in labels], groups, "", zero=direction == "bias"))
-    return charts
+            panels.append((title, [label for label, _ in labels], groups, "", direction == "bias"))
+    return forest_charts("Bias and quality", panels) if panels else None
 
 
 def data_charts(data: Row) -> list[str]:

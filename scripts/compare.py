@@ -1,7 +1,8 @@
 """Compare runs on one page: what differs, with paired statistics where treatments were run with several seeds.
 
-`python scripts/compare.py runs/a runs/b ... [out=compare.html] [title='...']`. The first run is what the page is about;
-put the one whose effect you ask for first, and what it is compared with second.
+`python scripts/compare.py runs/a runs/b ... [out=compare.html] [title='...'] [picture=summary.svg]`. The first run is
+what the page is about: put the one whose effect you ask for first, and what it is compared with second. `picture` writes
+the chart of the summary by itself.
 """
 
 import sys
@@ -14,6 +15,7 @@ from balance.errors import UserError
 from eval.page import format_interval, format_number, write_page
 from eval.paired_runs import paired_table
 from eval.report import render
+from eval.report_charts import headline_chart
 from eval.report_tables import headline_table
 from eval.rundata import RunData, load_run
 
@@ -25,9 +27,9 @@ def main(arguments: list[str]) -> int:
         return 0 if arguments else 2
     options = dict(one.split("=", 1) for one in arguments if "=" in one)
     folders = [Path(one) for one in arguments if "=" not in one]
-    unknown = set(options) - {"out", "title"}
+    unknown = set(options) - {"out", "title", "picture"}
     if unknown:
-        raise UserError(f"{sorted(unknown)[0]}= is not an option of compare.py; it takes out= and title=.")
+        raise UserError(f"{sorted(unknown)[0]}= is not an option of compare.py; it takes out=, title= and picture=.")
     if len(folders) < 2:
         raise UserError("Name at least two runs to compare, such as runs/balanced runs/unbalanced.")
     runs = distinct([load_run(folder) for folder in folders])
@@ -39,6 +41,9 @@ def main(arguments: list[str]) -> int:
     paired = paired_table(runs)
     if paired:
         console.print(seeds(paired))
+    chart = headline_chart(runs)
+    if "picture" in options and chart is not None:
+        print(f"Picture: {write_page(Path(options['picture']), chart)}")
     out = Path(options.get("out", "compare.html"))
     title = options.get("title") or " and ".join(run.name for run in runs[:3]) + (" …" if len(runs) > 3 else "")
     print(f"Page: {write_page(out, render(runs, title, paired))}")

@@ -20,7 +20,9 @@ from rich.table import Table
 from balance.errors import UserError
 from balance.progress import format_seconds
 from eval.metric import read_metrics
-from eval.rundata import by_name
+from eval.page import write_page
+from eval.report import render
+from eval.rundata import by_name, load_run
 
 ROOT = Path(__file__).resolve().parent.parent
 TREATMENTS = {"unbalanced": "none", "balanced": "m4"}
@@ -58,6 +60,9 @@ def main() -> int:
     Console().print(table)
     for name, result in results.items():
         print(f"{name} report: {result['folder'] / 'report.html'}")
+    both = [load_run(results[name]["folder"]) for name in reversed(TREATMENTS)]
+    page = write_page(Path(options.runs) / "demo.html", render(both, "What balancing did to the demo"))
+    print(f"Both side by side: {page}")
     return 0
 
 
