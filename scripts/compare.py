@@ -1,7 +1,7 @@
 """Compare runs on one page: what differs, with paired statistics where treatments were run with several seeds.
 
 `python scripts/compare.py runs/a runs/b ... [out=compare.html] [title='...'] [picture=summary.svg]`. The first run is
-what the page is about: put the one whose effect you ask for first, and what it is compared with second. `picture` writes
+what the page is about: put the one whose effect you ask for first, what it is compared with second. `picture` writes
 the chart of the summary by itself.
 """
 
