@@ -4,6 +4,7 @@ Hydra's grammar rejects an unquoted `{` or `=` inside a value, which a brace pat
 values are quoted here. Unknown keys and choices are answered with the nearest valid name.
 """
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
@@ -12,8 +13,10 @@ from typing import Any, cast
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, ConfigTypeError, OmegaConfBaseException, ValidationError
 
@@ -195,6 +198,26 @@ def fail(error: Exception) -> int:
     return 2
 
 
+def sweep_job(hydra_config: Any) -> str:
+    """What sets a job of a sweep apart: the keys that vary, in their last part, with their values."""
+    given = OverridesParser.create().parse_overrides(list(hydra_config.overrides.task))
+    varied = {str(key) for key in hydra_config.sweeper.get("params") or {}}
+    asked = [quote_override(arg) for arg, before in pairwise_arguments(sys.argv) if is_override(arg, before)]
+    varied |= {o.key_or_group for o in OverridesParser.create().parse_overrides(asked) if o.is_sweep_override()}
+    parts = [f"{o.key_or_group.rsplit('.', 1)[-1]}-{o.value()}" for o in given if o.key_or_group in varied]
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", "_".join(parts)) or f"job-{hydra_config.job.num}"
+
+
+def name_job(config: Config, job: str) -> Config:
+    """Give a job of a sweep a name of its own; `resume=true` starts the jobs that were not started yet."""
+    base = config.name or config.track.group or "sweep"
+    config.name = f"{base}-{job}"
+    config.track.group = config.track.group or base
+    if config.resume and not (Path(config.runs) / config.name / "config.yaml").is_file():
+        config.resume = False
+    return config
+
+
 FLAGS_WITH_VALUE = (
     "-c",
     "--cfg",
@@ -234,12 +257,21 @@ def launch(task: Callable[[Config], int | None], config_name: str = "train") -> 
     flags = [arg for arg, before in pairwise_arguments(sys.argv) if not is_override(arg, before)]
     sys.argv[1:] = flags + replace_mappings([quote_override(override) for override in overrides])
 
+    failed: list[str] = []
+
     def run(raw: DictConfig) -> None:
+        job = sweep_job(HydraConfig.get()) if HydraConfig.get().mode == RunMode.MULTIRUN else None
         try:
-            status = task(stored_config(overrides) or to_config(raw))
+            config = to_config(raw) if job else stored_config(overrides) or to_config(raw)
+            status = task(name_job(config, job) if job else config)
         except UserError as error:
             status = fail(error)
+            if job:  # the others may do
+                failed.append(job)
+                return
         if status:
             sys.exit(status)
 
     hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(run)()
+    if failed:
+        sys.exit(fail(UserError(f"Of the runs of the sweep these could not be made: {', '.join(failed)}.")))

@@ -14,6 +14,8 @@ from conf.schema import Config
 def make_up_name(config: Config) -> str:
     """A readable name that is not taken: data, model, balance and seed, with a number where that is needed."""
     treatment = config.balance.get("name") or config.balance.get("method", "none")
+    if config.stage.share is not None:
+        treatment += f"-{config.stage.order.removeprefix('balanced_')}-{config.stage.share:g}"
     base = f"{config.data.name}-{config.model.name}-{treatment}-s{config.seed}".replace("/", "-").replace(":", "-")
     name, number = base, 2
     while (Path(config.runs) / name).exists():
