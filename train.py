@@ -311,11 +311,11 @@ def _keep_outputs(
         return None
     freeze_towers(bundle.model)
     towers = KeptTowers(bundle, accelerator.device, HALF.get(precision))
+    cache = Path(config.runs) / "features"
     samples = sum(read_meta(file)["samples"] for file in stages.main.files)
     with accelerator.main_process_first():
-        cache = Path(config.runs) / "features"
         files = prepare_features(shards, towers, cache, samples, accelerator.is_main_process)
-    keep_outputs(bundle.model)
+    keep_outputs(bundle.model, cache / towers.fingerprint[:12] / "answers")
     return FeatureBatches(shards, files)
 
 

@@ -10,7 +10,9 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -135,15 +137,19 @@ def freeze_towers(model: nn.Module) -> None:
         model.get_submodule(name).requires_grad_(False)
 
 
-def keep_outputs(model: nn.Module) -> None:
+def keep_outputs(model: nn.Module, folder: Path | None = None) -> None:
     """Let a model take outputs of its frozen towers, (n, d) floats, in place of pixels and tokens.
 
     Weights and their names stay as they are. Pixels and tokens still work, and the towers' answers to them are kept.
+
+    Args:
+        model: with frozen towers.
+        folder: where answers are kept for other runs; None keeps them in memory alone.
     """
     visual, text = towers(model)
     visual.trunk.to(memory_format=torch.channels_last)  # convolutions on a CPU are faster so; values do not change
-    trunk = Remembered(visual.trunk.forward, lambda given: given.ndim == 2)
-    below = Remembered(lambda tokens: pooled(text, tokens), lambda given: given.is_floating_point())
+    trunk = Remembered(visual.trunk.forward, lambda given: given.ndim == 2, folder)
+    below = Remembered(lambda tokens: pooled(text, tokens), lambda given: given.is_floating_point(), folder)
     visual.trunk.forward = trunk
     text.forward = lambda tokens: text.proj(below(tokens))
 
@@ -154,20 +160,38 @@ class Remembered:
     Args:
         function: from a batch of inputs to a batch of outputs.
         is_output: whether a tensor is a result.
+        folder: where results are kept beyond this process, if they are.
     """
 
     def __init__(
-        self, function: Callable[[torch.Tensor], torch.Tensor], is_output: Callable[[torch.Tensor], bool]
+        self,
+        function: Callable[[torch.Tensor], torch.Tensor],
+        is_output: Callable[[torch.Tensor], bool],
+        folder: Path | None = None,
     ) -> None:
-        self.function, self.is_output = function, is_output
-        self.known: dict[bytes, torch.Tensor] = {}
+        self.function, self.is_output, self.folder = function, is_output, folder
+        self.known: dict[str, torch.Tensor] = {}
 
     def __call__(self, given: torch.Tensor) -> torch.Tensor:
         """The function's result, (n, d), on the device of the input."""
         if self.is_output(given):
             return given
-        key = hashlib.blake2b(given.detach().cpu().contiguous().numpy().data, digest_size=16).digest()
+        key = hashlib.blake2b(given.detach().cpu().contiguous().numpy().data, digest_size=16).hexdigest()
         if key not in self.known:
-            with torch.no_grad():
-                self.known[key] = self.function(given).cpu()
+            self.known[key] = self._load(key, given)
         return self.known[key].to(given.device)
+
+    def _load(self, key: str, given: torch.Tensor) -> torch.Tensor:
+        path = None if self.folder is None else self.folder / f"{key}.npy"
+        if path is not None and path.is_file():
+            with contextlib.suppress(ValueError, EOFError, OSError):  # damaged from outside: computed anew
+                return torch.from_numpy(np.load(path, allow_pickle=False))
+        with torch.no_grad():
+            found = self.function(given).float().cpu()
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_suffix(f".{os.getpid()}.part")
+            with open(part, "wb") as file:
+                np.save(file, found.numpy())
+            os.replace(part, path)
+        return found

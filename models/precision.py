@@ -9,6 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from balance.errors import UserError
 
 MODES = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_device(device: str) -> torch.device:
