@@ -39,6 +39,7 @@ class Evaluator(Protocol):
 
 # Where each kind is. A kind of one's own is given as `package.module:Class`.
 KINDS = {
+    "eat": "eval.eat:Eat",
     "parity": "eval.parity:Parity",
     "association": "eval.association:Association",
     "zeroshot": "eval.zeroshot:ZeroShot",
