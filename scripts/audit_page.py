@@ -1,18 +1,18 @@
 """The page of an audit: one HTML file, nothing outside it."""
 
-import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from balance.audit import Change, DataBias, Intersection
 from balance.intervals import Estimates
 from balance.m4.cells import Cells
 from balance.m4.plan import Plan
+from eval.page import render_page
+from eval.page import write_page as write_html
 from scripts.audit_charts import Floats, bar_chart, heat_map, heat_map_rows, interval_chart, rate_chart
 
 FEW = 10
@@ -211,11 +211,4 @@ def _cell(one: Estimates, place: tuple[int, ...]) -> str:
 
 
 def _render(path: Path, **values: Any) -> Path:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    page = environment.get_template("audit.html").render(written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", **values)
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(page, encoding="utf-8")
-    os.replace(part, path)
-    return path
+    return write_html(path, render_page("audit.html", written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", **values))
