@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from eval.page import format_number
+from eval.page import TEMPLATES, format_number
 from eval.provenance import write_provenance
 from eval.report import render, write_report
 from eval.report_tables import answer, concept_table, headline_table, verdict
@@ -185,6 +185,17 @@ def test_in_a_browser_tables_sort_and_search_without_errors(tmp_path: Path) -> N
         assert found["sort"] == "descending"
         assert found["charts"] >= 5
         assert found["wide"] == []
+
+
+def test_figures_sort_as_figures(tmp_path: Path) -> None:
+    rows = "".join(f"<tr><td>{text}</td></tr>" for text in ("1,200", "9", "-3.5 [-4, -3]", "80"))
+    table = f'<table class="sortable" id="t"><thead><tr><th>n</th></tr></thead><tbody>{rows}</tbody></table>'
+    page = (TEMPLATES / "base.html").read_text().replace("{% block body %}{% endblock %}", table)
+    script = """
+      document.querySelector("thead button").click();
+      report({order: Array.from(document.querySelectorAll("td")).map(cell => cell.textContent)});
+    """
+    assert browse(tmp_path, page, script, 800)["order"] == ["-3.5 [-4, -3]", "9", "80", "1,200"]
 
 
 def test_the_browser_test_sees_errors(tmp_path: Path) -> None:
