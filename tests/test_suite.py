@@ -338,5 +338,11 @@ def test_bad_commands_are_told(arguments: list[str], sentence: str, tmp_path: Pa
 def test_the_full_suite_on_real_data(shared_data: Path, tmp_path: Path) -> None:
     config = compose_suite([f"eval.root={shared_data}"], "full")
     suite = load_suite(config, keep_bytes=0)
-    assert suite.skipped == []
-    assert {type(evaluator).__name__.lower() for evaluator in suite.evaluators} >= {"parity", "zeroshot", "retrieval"}
+    # The pictures of modern instruments were never published.
+    assert all("instrument-modern" in sentence for sentence in suite.skipped)
+    assert {type(evaluator).__name__.lower() for evaluator in suite.evaluators} >= {
+        "parity",
+        "eat",
+        "hypodescent",
+        "retrieval",
+    }
