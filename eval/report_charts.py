@@ -106,20 +106,17 @@ def frontier_charts(runs: Sequence[RunData], most: int = 4) -> list[str]:
 
 
 def association_test_chart(runs: Sequence[RunData]) -> str | None:
-    """Effect sizes of embedding association tests, with intervals, of the last evaluation."""
-    first = runs[0]
-    kinds = {name: (spec or {}).get("kind") for name, spec in first.config["eval"].get("evaluators", {}).items()}
-    names = [
-        name
-        for name in first.evaluated()
-        if (kinds.get(name.split("/")[0]) == "eat" or name.startswith("eat"))
-        and "/effect_size[" in name.replace("/d[", "/effect_size[")
-    ]
+    """Effect sizes of embedding association tests of several runs, with intervals; one run has the evaluator's own."""
+    if len(runs) < 2:
+        return None
+    evaluators = runs[0].config["eval"].get("evaluators") or {}
+    kinds = {name: (spec or {}).get("kind") for name, spec in evaluators.items()}
+    names = [name for name in runs[0].evaluated() if "/d[" in name and kinds.get(name.split("/")[0]) == "eat"]
     if not names:
         return None
     groups = [(run.name, [run.last(name) for name in names]) for run in runs[:MOST_LINES]]
-    title = "Embedding association tests: effect size d"
-    return forest_chart(title, [label_of(name) for name in names], groups, "effect size d (0 is none)", zero=True)
+    labels = [f"{name.split('/')[0]}: {label_of(name)}" for name in names]
+    return forest_chart("Embedding association tests", labels, groups, "effect size d (0 is none)", zero=True)
 
 
 def accepted_chart(run: RunData) -> list[str]:

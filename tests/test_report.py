@@ -13,6 +13,7 @@ import yaml
 from eval.page import TEMPLATES, format_number
 from eval.provenance import write_provenance
 from eval.report import render, write_report
+from eval.report_charts import association_test_chart
 from eval.report_tables import answer, concept_table, headline_table, verdict
 from eval.rundata import load_run
 from tests.browser import browse
@@ -132,6 +133,19 @@ def test_tables(tmp_path: Path) -> None:
     assert nurse["values"][0]["value"] == 0.1
     assert nurse["before"] == 0.9
     assert "better" in answer(runs, table)
+
+
+def test_association_tests_of_several_runs_share_a_chart(tmp_path: Path) -> None:
+    evaluators = {"weat": {"kind": "eat"}, "rb": {"kind": "parity"}}
+    runs = []
+    for name, value in (("a", 0.5), ("b", 1.5)):
+        folder = make_run(tmp_path, name, eval={"headline": {}, "evaluators": evaluators})
+        row = {"step": 10, "epoch": 1, "samples": 1000, "name": "weat/d[flowers]", "value": value, "low": 0, "high": 2}
+        with open(folder / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(row) + "\n")
+        runs.append(load_run(folder))
+    assert "weat: flowers" in (association_test_chart(runs) or "")
+    assert association_test_chart(runs[:1]) is None
 
 
 def test_provenance_is_kept_over_attempts(tmp_path: Path) -> None:
