@@ -66,6 +66,16 @@ class Section:
     charts: list[str] = field(default_factory=list)
     pages: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def tables(self) -> list[tuple[str, str]]:
+        """The fragments that need the page's whole width."""
+        return [(title, page) for title, page in self.pages.items() if "<table" in page]
+
+    @property
+    def drawn(self) -> list[tuple[str, str]]:
+        """The other fragments, which stand side by side."""
+        return [(title, page) for title, page in self.pages.items() if "<table" not in page]
+
 
 def render_suite(facts: Mapping[str, Any], rows: Sequence[Row], pages: Mapping[str, Mapping[str, str]]) -> str:
     """The page as HTML.
@@ -94,7 +104,8 @@ def _sections(facts: Mapping[str, Any], rows: Sequence[Row], pages: Mapping[str,
     for name, kind in facts["kinds"].items():
         own = [{**row, "metric": row["name"].partition("/")[2]} for row in rows if row["evaluator"] == name]
         section = Section(name, str(kind), READING.get(str(kind), ""), own, pages=dict(pages.get(name, {})))
-        section.charts = [_chart(f"{name}: {title}", members) for title, members in families(own).items()]
+        if not section.pages:  # an evaluator that draws knows better what belongs together
+            section.charts = [_chart(f"{name}: {title}", members) for title, members in families(own).items()]
         sections.append(section)
     return sections
 
