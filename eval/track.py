@@ -26,6 +26,7 @@ class Tracker:
         self.path = folder / "metrics.jsonl"
         mode = config["track"]["wandb"]
         self._mirror = WandbMirror(folder, mode, name, config) if active and mode != "disabled" else None
+        self.attempts = [] if self._mirror is None else [str(self._mirror.run.id)]
 
     def log(self, metrics: Iterable[Metric], step: int, epoch: float, samples: int) -> None:
         """Append metrics, whole lines at a time."""
@@ -53,6 +54,14 @@ class Tracker:
         """Keep a folder or a file with the run: in W&B an artifact of that kind."""
         if self._mirror is not None:
             self._mirror.log_artifact(path, kind)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The W&B ids of the attempts so far, this one last: a checkpoint tells which runs its course is in."""
+        return {"attempts": list(self.attempts)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on as the next attempt."""
+        self.attempts = [*state["attempts"], *self.attempts]
 
     def close(self) -> None:
         """End the run: charts of its whole course, best values, and the last rows on their way."""

@@ -39,6 +39,20 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
     return path
 
 
+def check_weights(model: torch.nn.Module, step: int) -> None:
+    """Check that a model is worth keeping.
+
+    Raises:
+        UserError: a weight is not finite.
+    """
+    wrong = [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]
+    if wrong:
+        raise UserError(
+            f"The weights of {wrong[0]} and {len(wrong) - 1} more are not finite after step {step}; lower optim.lr, "
+            "set optim.grad_clip, or use precision=fp32, and go on from the last checkpoint with resume=true."
+        )
+
+
 def list_checkpoints(folder: Path) -> list[Path]:
     """The complete checkpoints of a folder, oldest first."""
     found = [(int(match[1]), path) for path in folder.glob("step-*.pt") if (match := _NAME.fullmatch(path.name))]

@@ -94,6 +94,8 @@ class Keeper:
 
     def save(self, state: dict[str, Any]) -> Path:
         """Write a checkpoint of the present step, then remove those that are neither among the newest nor the best."""
+        for begun in self.folder.glob("*.part"):  # by an attempt that was killed
+            begun.unlink()
         path = save_checkpoint(self.folder, self.clock.step, state)
         if self.best_step is not None:  # after the file that it may name, before the removal of the one it named
             part = self.folder / f"{BEST}.part"
