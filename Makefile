@@ -24,7 +24,7 @@ $(VENV)/.installed: pyproject.toml
 	@echo "Installing into $(VENV): PyTorch with its CUDA libraries takes about 6 GB and a few minutes, once."
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
-	$(RUN) -m pip install --quiet --editable '.[test,fast]'
+	$(RUN) -m pip install --quiet --editable '.[test,fast,lora]'
 	@touch $@
 
 clean:

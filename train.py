@@ -6,6 +6,7 @@ The story from top to bottom: configuration -> attributes -> plan -> model -> st
 Everything that can be known to be wrong is checked before the first step.
 """
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from balance.stages import StagedStream, Stages, prepare_stages, resolve_stages,
 from balance.stream.accepted import over_processes
 from balance.stream.balanced import BalancedStream, Batch, StreamConfig
 from balance.stream.features import FeatureBatches, prepare_features
+from balance.stream.scaled import missing_packages
 from balance.stream.shards import expand_shards
 from conf.cli import launch
 from conf.run import as_dict, check_run, create_folder, make_up_name, write_config
@@ -33,8 +35,11 @@ from eval.runner import Suite, build_suite
 from eval.stopping import Stopper, write_outcome
 from eval.track import Tracker
 from models.accumulate import backward, check_accumulation
+from models.adapt import Lora, adapt, check_adaptation
 from models.cached import KeptTowers, freeze_towers, keep_outputs
+from models.checkpoint import check_weights, list_checkpoints
 from models.clock import Clock
+from models.ema import Ema, check_ema
 from models.factory import ModelBundle, check_model_name, create
 from models.keeper import Keeper
 from models.losses import ContrastiveLoss
@@ -42,6 +47,7 @@ from models.optim import create_optimizer, learning_rate, set_learning_rate
 from models.precision import HALF, MODES, attention, leave_cores_to_workers, resolve_device, resolve_precision
 from models.processes import PATIENCE, Processes
 from models.signals import stop_on_signal
+from models.start import FROM, find_start, take_architecture
 from models.state import RunState
 
 MAX_LOGIT_SCALE = 4.6052  # log 100, as CLIP clamps it
@@ -67,6 +73,8 @@ class Training:
     tracker: Tracker
     keeper: Keeper
     stopper: Stopper
+    ema: Ema | None  # of the weights, which evaluations measure where it is kept
+    lora: Lora | None
 
 
 def main(config: Config) -> int:
@@ -78,7 +86,7 @@ def main(config: Config) -> int:
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
     leave_cores_to_workers(device, config.data.workers)
-    check_model_name(config.model.name, config.model.config, config.model.pretrained)
+    check_model(config)
     shards = expand_shards(config.data.train, "data.train", config.data.allow_pipe)
     held_out = None
     if config.data.eval is not None:
@@ -101,7 +109,8 @@ def main(config: Config) -> int:
 
     # ------------------------------------------------------------------ evaluation sets, attributes, plan
     suite = _build_suite(config, held_out)
-    for sentence in suite.skipped:
+    missing = missing_packages() if config.data.fast_decode else None
+    for sentence in [*suite.skipped, *([missing] if missing else [])]:
         say(f"note: {sentence}")
     with accelerator.main_process_first():  # the first labels the shards, the others find them labelled
         stages = prepare_stages(specs, lambda wanted: _prepare_balance(config, wanted, shards, first))
@@ -113,10 +122,16 @@ def main(config: Config) -> int:
 
     # ------------------------------------------------------------------ model, optimiser, stream
     set_seed(config.seed)
-    bundle = _create_model(config, accelerator.device)
+    bundle = _create_model(config, accelerator.device, load=not goes_on(config))
+    for sentence in bundle.notes:
+        say(f"note: {sentence}")
     make_batch = _keep_outputs(config, shards, stages, bundle, accelerator, precision)
     optim = config.optim
-    optimizer = create_optimizer(bundle.model, optim.lr, optim.weight_decay, (optim.beta1, optim.beta2), optim.eps)
+    lora = adapt(bundle.model, config.model.freeze, config.model.lora)
+    ema = None if config.model.ema is None else Ema(bundle.model, config.model.ema)
+    optimizer = create_optimizer(
+        bundle.model, optim.lr, optim.weight_decay, (optim.beta1, optim.beta2), optim.eps, optim.layer_decay
+    )
     check_accumulation(bundle.model, optim.accumulate, config.data.batch_size)
     model, optimizer = accelerator.prepare(bundle.model, optimizer)
     loss = ContrastiveLoss(bundle.loss, processes.rank, world, chunks=optim.accumulate)
@@ -145,6 +160,8 @@ def main(config: Config) -> int:
         tracker,
         keeper,
         stopper,
+        ema,
+        lora,
     )
 
     # ------------------------------------------------------------------ where to begin
@@ -214,6 +231,8 @@ def train_step(run: Training, batch: Batch) -> torch.Tensor:
     run.optimizer.zero_grad(set_to_none=True)
     with torch.no_grad():
         run.bundle.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)  # type: ignore[operator]
+    if run.ema is not None:
+        run.ema.update()
     return value
 
 
@@ -246,7 +265,8 @@ def note_stage(run: Training) -> None:
 def evaluate(run: Training) -> dict[str, float]:
     """Measure the model, log it, and write the report anew; the metrics' values by name."""
     processes, clock = run.processes, run.clock
-    metrics = run.suite.run(run.bundle, run.accelerator.device, processes.rank, processes.world)
+    with run.ema.applied() if run.ema is not None else contextlib.nullcontext():
+        metrics = run.suite.run(run.bundle, run.accelerator.device, processes.rank, processes.world)
     metrics += run.stopper.judge(metrics)
     clock.ended = run.stopper.outcome is not None
     run.tracker.log(metrics, clock.step, clock.epoch, clock.samples)
@@ -273,9 +293,10 @@ def run_state(run: Training) -> RunState:
             "clock": run.clock,
             "keeper": run.keeper,
             "stopper": run.stopper,
+            **({} if run.ema is None else {"ema": run.ema}),
         },
         own={"meter": run.meter},
-        facts={"model_config": run.bundle.config},
+        facts={"model_config": run.bundle.config, "lora_scale": None if run.lora is None else run.lora.scale},
         plan=run.stages.hash,
         processes=run.processes,
     )
@@ -284,6 +305,7 @@ def run_state(run: Training) -> RunState:
 def save(run: Training, state: RunState) -> None:
     """Write a checkpoint, unless training has gone wrong since the last one."""
     run.meter.check_finite()
+    check_weights(run.bundle.model, run.clock.step)
     whole = state.state_dict()
     if run.processes.first:
         run.keeper.save(whole)
@@ -296,10 +318,46 @@ def _prepare_balance(config: Config, wanted: dict[str, Any], shards: list[str], 
     return prepare_balance(shards, config.attributes, wanted, cache, config.data.max_bad, workers, first)
 
 
-def _create_model(config: Config, device: torch.device) -> ModelBundle:
+def check_model(config: Config) -> None:
+    """Check the model's settings, and write down the architecture where it is that of the weights to start from.
+
+    A run's configuration then says what is trained even when the weights it started from have gone.
+    """
+    wanted = config.model
+    init_from = None if goes_on(config) else wanted.init_from
+    check_model_name(wanted.name, wanted.config, wanted.pretrained, init_from)
+    check_adaptation(wanted.freeze, wanted.lora)
+    check_ema(wanted.ema)
+    if init_from is None:
+        return
+    start = find_start(init_from)
+    if wanted.name == FROM:
+        wanted.name, wanted.config, wanted.preprocess, wanted.loss = take_architecture(
+            start, wanted.preprocess, wanted.loss
+        )
+    elif wanted.preprocess is None:
+        wanted.preprocess = start.preprocess() or None
+
+
+def goes_on(config: Config) -> bool:
+    """Whether a run goes on from a checkpoint of its own, so that it needs no other weights."""
+    folder = Path(config.runs) / (config.name or "") / "checkpoints"
+    return config.resume and bool(list_checkpoints(folder))
+
+
+def _create_model(config: Config, device: torch.device, load: bool) -> ModelBundle:
     wanted = config.model
     return create(
-        wanted.name, wanted.config, wanted.preprocess, wanted.pretrained, wanted.loss, wanted.context_length, device
+        wanted.name,
+        wanted.config,
+        wanted.preprocess,
+        wanted.pretrained,
+        wanted.loss,
+        wanted.context_length,
+        device,
+        wanted.init_from if load else None,
+        wanted.image_size,
+        load,
     )
 
 

@@ -28,11 +28,16 @@ class ModelConfig:
     """What is trained."""
 
     name: str = MISSING  # an open_clip name, `local-dir:<folder>`, or any name if `config` is given
-    pretrained: str | None = None  # an open_clip tag or a file of weights
+    pretrained: str | None = None  # an open_clip tag or a file of weights, open_clip's own word
+    init_from: str | None = None  # weights from anywhere: a tag, the hub, a folder, a file, a run
     config: dict[str, Any] | None = None  # open_clip `model_cfg`, to build a model from scratch
     preprocess: dict[str, Any] | None = None  # open_clip `preprocess_cfg`
     loss: str | None = None  # clip or siglip; by default what the model is made for
     context_length: int | None = None  # tokens per text, if other than the model's own
+    image_size: int | None = None  # pixels, if other than the model's own
+    freeze: dict[str, Any] = field(default_factory=dict)  # tower (image, text) -> all, or how many last blocks train
+    lora: dict[str, Any] | None = None  # rank, alpha, dropout, targets of low-rank adapters
+    ema: float | None = None  # decay of a running average of the weights
     keep_outputs: bool = False  # freeze both towers, compute their outputs once, and train the projections on them
 
 
@@ -47,6 +52,7 @@ class OptimConfig:
     beta2: float = 0.98
     eps: float = 1e-6
     grad_clip: float | None = 1.0  # largest norm of the gradient
+    layer_decay: float = 1.0  # each layer learns that many times as fast as the one above it
     accumulate: int = 1  # micro-batches that a batch is cut into: less memory, the same gradient
 
 

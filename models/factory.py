@@ -1,12 +1,12 @@
 """Build a model with its tokenizer and preprocessing: an open_clip name, or an open_clip configuration of our own."""
 
 import contextlib
+import copy
 import json
 import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from difflib import get_close_matches
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,17 @@ from torch import nn
 from torchvision.transforms import Compose, Normalize
 
 from balance.errors import UserError
-from models.checkpoint import is_checkpoint, load_checkpoint
 from models.lite import check_lite, is_lite, load_towers, place_config
+from models.start import (
+    FROM,
+    check_name,
+    check_tag,
+    find_start,
+    tag_config,
+    tag_facts,
+    take_architecture,
+)
+from models.weights import fit_weights, one_line, read_weights
 
 Tokenizer = Callable[[list[str]], torch.Tensor]
 
@@ -36,6 +45,7 @@ class ModelBundle:
         resize: open_clip's evaluation transform up to, but without, conversion to float: a picture in, a picture out.
         config: the open_clip configuration (`model_cfg`, `preprocess_cfg`), enough to build the model again.
         loss: "clip" or "siglip".
+        notes: what had to be adjusted to fit the weights in, a sentence each.
     """
 
     model: nn.Module
@@ -46,12 +56,18 @@ class ModelBundle:
     resize: Callable[[Image.Image], Image.Image]
     config: dict[str, Any]
     loss: str
+    notes: list[str] = field(default_factory=list)
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
-        """From uint8 pixels (b, 3, h, w) to the floats that the model expects, on the pixels' device."""
-        mean = torch.tensor(self.mean, device=pixels.device).view(1, 3, 1, 1)
-        std = torch.tensor(self.std, device=pixels.device).view(1, 3, 1, 1)
-        return (pixels.float() / 255 - mean) / std
+        """From uint8 pixels (b, 3, h, w) to the floats that the model expects, on the pixels' device.
+
+        Floats are kept outputs of a frozen tower (`models.cached`) and stay as they are.
+        """
+        if pixels.is_floating_point():
+            return pixels
+        mean = 255 * torch.tensor(self.mean, device=pixels.device).view(1, 3, 1, 1)
+        std = 255 * torch.tensor(self.std, device=pixels.device).view(1, 3, 1, 1)
+        return pixels.float().sub_(mean).div_(std)  # in place: each copy of a batch costs more than the arithmetic
 
 
 @contextlib.contextmanager
@@ -66,15 +82,29 @@ def _quiet() -> Iterator[None]:
         root.setLevel(level)
 
 
-def check_model_name(name: str, config: Mapping[str, Any] | None, pretrained: str | None) -> None:
-    """Check a model's name and pretrained tag without building anything.
+def check_model_name(
+    name: str, config: Mapping[str, Any] | None, pretrained: str | None, init_from: str | None = None
+) -> None:
+    """Check a model's name and where its weights come from, without building anything.
 
     Raises:
-        UserError: open_clip has no such model or tag; the sentence names the nearest. Or a package is not installed.
+        UserError: open_clip has no such model or tag; the sentence names the nearest. Or `init_from` names nothing, or
+            a package is not installed.
     """
+    if init_from is not None:
+        if pretrained is not None:
+            raise UserError(
+                "model.init_from and model.pretrained both name weights; model.pretrained is open_clip's word for a "
+                "tag or a file, model.init_from takes anything: give one."
+            )
+        find_start(init_from)
     if config is not None and is_lite(config):
         check_lite(config)
     if config is not None or name.startswith("hf-hub:"):
+        return
+    if name == FROM:
+        if init_from is None:
+            raise UserError("model=from takes the architecture of model.init_from, which must be given.")
         return
     if name.startswith("local-dir:"):
         folder = Path(name.removeprefix("local-dir:"))
@@ -83,16 +113,9 @@ def check_model_name(name: str, config: Mapping[str, Any] | None, pretrained: st
                 f"model.name={name}: there is no {folder / 'open_clip_config.json'}; name an exported folder."
             )
         return
-    names = open_clip.list_models()
-    if name.replace("/", "-") not in names:
-        near = get_close_matches(name, names, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else "see open_clip.list_models()."
-        raise UserError(f"model.name={name}: open_clip has no model of that name; {hint}")
+    check_name(name, f"model.name={name}")
     if pretrained and not Path(pretrained).exists():
-        tags = open_clip.list_pretrained_tags_by_model(name)
-        if pretrained not in tags:
-            known = ", ".join(tags) or "none"
-            raise UserError(f"model.pretrained={pretrained} is neither a file nor a tag of {name}, which has {known}.")
+        check_tag(name, pretrained, f"model.pretrained={pretrained}")
 
 
 def create(
@@ -103,22 +126,41 @@ def create(
     loss: str | None = None,
     context_length: int | None = None,
     device: str | torch.device = "cpu",
+    init_from: str | None = None,
+    image_size: int | None = None,
+    load: bool = True,
 ) -> ModelBundle:
     """Build a model.
 
     Args:
-        name: an open_clip model name, `local-dir:<folder>`, `hf-hub:<repo>`; or any name, if `config` is given.
+        name: an open_clip model name, `local-dir:<folder>`, `hf-hub:<repo>`; any name, if `config` is given; or `from`,
+            for the architecture that `init_from` carries.
         config: an open_clip `model_cfg` to build from scratch.
-        preprocess: an open_clip `preprocess_cfg` to go with `config`.
+        preprocess: an open_clip `preprocess_cfg`; by default that of the weights.
         pretrained: an open_clip tag, or a file of weights.
         loss: "clip" or "siglip"; by default "siglip" if the model has a logit bias.
         context_length: shorter texts than the model's own are faster.
         device: where the model goes.
+        init_from: weights from anywhere, see `models.start`.
+        image_size: pictures of another size than the model's own, in pixels.
+        load: False leaves `pretrained` and `init_from` unread but for the architecture, for weights that come later.
 
     Raises:
-        UserError: an unknown name or tag, weights that can't be had, or a loss that does not go with the model.
+        UserError: an unknown name or tag, weights that can't be had or do not fit, or a loss that does not go with the
+            model.
     """
-    check_model_name(name, config, pretrained)
+    check_model_name(name, config, pretrained, init_from)
+    start = None if init_from is None else find_start(init_from)
+    words = None  # where the tokenizer is, if not found by the architecture
+    if name == FROM and config is None:
+        assert start is not None
+        words = start.tokenizer_source()
+        name, config, preprocess, loss = take_architecture(start, preprocess, loss)
+    elif start is not None and preprocess is None:
+        preprocess = start.preprocess()
+    if config is None and pretrained and not Path(pretrained).exists():
+        facts = tag_config(name, pretrained)
+        config, preprocess = facts["model_cfg"], preprocess or facts["preprocess_cfg"]
     with tempfile.TemporaryDirectory() as folder, _quiet():
         source = name
         if config is not None:
@@ -133,16 +175,25 @@ def create(
                 device=device,
                 output_dict=True,
                 force_context_length=context_length,
-                load_weights=config is None,
+                force_image_size=image_size,
+                **({} if config is not None else _transform_options(preprocess)),
+                load_weights=config is None and load,
                 pretrained_text=not is_lite(config),
             )
-            if is_lite(config):
+            if is_lite(config) and load:
                 load_towers(model)
-            if pretrained:
-                load_weights(model, name, pretrained, device)
-            tokenizer = open_clip.get_tokenizer(source, context_length=context_length)
+            if words is None or is_lite(config):
+                words = _tokenizer_source(source, config)
+            tokenizer = open_clip.get_tokenizer(words, context_length=context_length)
         except OSError as error:  # a download that fails, mostly
             raise UserError(f"model.name={name}, model.pretrained={pretrained}: can't load it ({error}).") from error
+    notes = []
+    if load and pretrained:
+        said = f"model.pretrained={pretrained}"
+        file = Path(pretrained) if Path(pretrained).is_file() else _fetch(name, pretrained)
+        notes = fit_weights(model, read_weights(file, said).tensors, said, name)
+    if load and start is not None:
+        notes = fit_weights(model, start.weights().tensors, start.said, name)
     *resize, _, normalize = transform.transforms
     assert isinstance(normalize, Normalize)
     kind = loss or ("siglip" if getattr(model, "logit_bias", None) is not None else "clip")
@@ -157,37 +208,51 @@ def create(
         std=tuple(normalize.std),
         resize=Compose(resize),
         config={
-            "model_cfg": dict(config) if config else open_clip.get_model_config(name),
+            "model_cfg": _as_built(config or open_clip.get_model_config(name), context_length, image_size),
             "preprocess_cfg": model.visual.preprocess_cfg,
         },
         loss=kind,
+        notes=notes,
     )
 
 
-def load_weights(model: nn.Module, name: str, pretrained: str, device: str | torch.device) -> None:
-    """Load weights into a model: an open_clip tag, a file, or a checkpoint of a run; nothing in it is executed.
+def _transform_options(preprocess: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A `preprocess_cfg` as open_clip's function takes it for an architecture of its own."""
+    facts = preprocess or {}
+    return {f"image_{key}": facts[key] for key in ("mean", "std", "interpolation", "resize_mode") if key in facts}
 
-    Raises:
-        UserError: the weights do not fit the model, or the file can't be read.
+
+def _as_built(config: Mapping[str, Any] | None, context_length: int | None, image_size: int | None) -> dict[str, Any]:
+    """The `model_cfg` with the text length and picture size that the model was built with."""
+    found: dict[str, Any] = copy.deepcopy(dict(config or {}))
+    if context_length is not None:
+        found["text_cfg"]["context_length"] = context_length
+    if image_size is not None:
+        found["vision_cfg"]["image_size"] = image_size
+    return found
+
+
+def _tokenizer_source(source: str, config: Mapping[str, Any] | None) -> str:
+    """What open_clip finds the tokenizer by.
+
+    A folder's configuration that names a tokenizer makes open_clip look for it in that folder, where an architecture of
+    open_clip's own, or of a checkpoint, has none: those are found by the name of the architecture.
     """
-    path = Path(pretrained)
+    text = (config or {}).get("text_cfg") or {}
+    if config is None or is_lite(config) or not text.get("hf_tokenizer_name"):
+        return source
+    for known in open_clip.list_models():
+        other = open_clip.get_model_config(known) or {}
+        if (other.get("text_cfg") or {}).get("hf_tokenizer_name") == text["hf_tokenizer_name"]:
+            return known
+    return source
+
+
+def _fetch(name: str, tag: str) -> Path:
     try:
-        if not path.is_file():
-            path = Path(open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, pretrained)))
-        if is_checkpoint(path):
-            model.load_state_dict(load_checkpoint(path, device)["model"])
-        else:
-            open_clip.load_checkpoint(model, str(path), device=device)
-    except RuntimeError as error:
-        raise UserError(f"model.pretrained={pretrained} does not fit the model {name}: {_first_line(error)}") from error
-    except UserError:
-        raise
-    except Exception as error:  # torch's reader raises whatever it stumbles over: KeyError, EOFError, UnpicklingError
-        raise UserError(f"model.pretrained={pretrained} is no file of weights: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+        return Path(open_clip.download_pretrained(tag_facts(name, tag)))
+    except Exception as error:  # the hub's client and urllib have many
+        raise UserError(f"model.pretrained={tag} can't be downloaded: {one_line(error)}") from error
 
 
 def _check_loss(kind: str, model: nn.Module, name: str) -> None:

@@ -1,25 +1,54 @@
 """Parameter groups, the optimiser, and the learning rate at a step."""
 
 import math
+from collections import defaultdict
+from typing import Any
 
 import torch
 from torch import nn
 
+from balance.errors import UserError
+from models.layers import depths
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Two groups: matrices, which decay, and vectors and scalars (norms, biases, logit scale), which do not."""
-    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    vectors = [p for name, p in trained if p.ndim < 2 or name.endswith(("positional_embedding", "class_embedding"))]
-    chosen = {id(p) for p in vectors}
-    matrices = [p for _, p in trained if id(p) not in chosen]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+
+def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
+    """Groups of what is trained: matrices decay, vectors and scalars (norms, biases, logit scale) do not.
+
+    Args:
+        model: an open_clip model; frozen parameters are left out.
+        weight_decay: of the matrices.
+        layer_decay: each layer down from a tower's top learns that many times as fast as the one above; 1 gives two
+            groups, and below 1 there are two for each depth, with their share of the learning rate as `scale`.
+    """
+    trained = [entry for entry in depths(model) if entry[1].requires_grad]
+    tops = {tower: max(depth for _, _, where, depth in depths(model) if where == tower) for _, _, tower, _ in trained}
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter, tower, depth in trained:
+        vector = parameter.ndim < 2 or name.endswith(("positional_embedding", "class_embedding"))
+        groups[layer_decay ** (tops[tower] - depth), vector].append(parameter)
+    return [
+        {"params": members, "weight_decay": 0.0 if vector else weight_decay, "scale": scale}
+        for (scale, vector), members in sorted(groups.items(), key=lambda item: (-item[0][0], item[0][1]))
+    ]
 
 
 def create_optimizer(
-    model: nn.Module, lr: float, weight_decay: float, betas: tuple[float, float], eps: float
+    model: nn.Module,
+    lr: float,
+    weight_decay: float,
+    betas: tuple[float, float],
+    eps: float,
+    layer_decay: float = 1.0,
 ) -> torch.optim.Optimizer:
-    """AdamW in its fused form, which is several times faster than the loop over parameters."""
-    return torch.optim.AdamW(parameter_groups(model, weight_decay), lr=lr, betas=betas, eps=eps, fused=True)
+    """AdamW in its fused form, which is several times faster than the loop over parameters.
+
+    Raises:
+        UserError: a `layer_decay` outside of (0, 1].
+    """
+    if not 0 < layer_decay <= 1:
+        raise UserError(f"optim.layer_decay={layer_decay} must be above 0 and at most 1.")
+    groups = parameter_groups(model, weight_decay, layer_decay)
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)
 
 
 def learning_rate(step: int, total: int, warmup: int, peak: float, final: float = 0.0) -> float:
@@ -31,6 +60,6 @@ def learning_rate(step: int, total: int, warmup: int, peak: float, final: float 
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give all groups the same rate."""
+    """Give every group its share of a rate."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("scale", 1.0)

@@ -20,6 +20,7 @@ from conf.schema import Config, ModelConfig
 from eval.metric import Metric
 from eval.runner import Suite, build_suite
 from models.factory import ModelBundle, create
+from models.start import FROM
 
 
 @dataclass
@@ -85,13 +86,24 @@ def load_suite(config: Config, keep_bytes: int) -> Suite:
 def load_model(wanted: ModelConfig, device: torch.device) -> ModelBundle:
     """Build the model of a configuration."""
     return create(
-        wanted.name, wanted.config, wanted.preprocess, wanted.pretrained, wanted.loss, wanted.context_length, device
+        wanted.name,
+        wanted.config,
+        wanted.preprocess,
+        wanted.pretrained,
+        wanted.loss,
+        wanted.context_length,
+        device,
+        wanted.init_from,
+        wanted.image_size,
     )
 
 
 def model_name(wanted: ModelConfig) -> str:
     """What a model is called in tables: its name and where its weights are from."""
-    return f"{wanted.name} {wanted.pretrained}" if wanted.pretrained else wanted.name
+    weights = wanted.pretrained or wanted.init_from
+    if wanted.name == FROM and weights:
+        return weights
+    return f"{wanted.name} {weights}" if weights else wanted.name
 
 
 def folder_name(name: str) -> str:

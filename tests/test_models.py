@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from balance.errors import UserError
-from eval.sets import decode
+from eval.pixels import decode
 from models.checkpoint import save_checkpoint
 from models.factory import ModelBundle, check_model_name, create
 from models.precision import resolve_device, resolve_precision

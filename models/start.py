@@ -1,0 +1,254 @@
+"""Where a model starts from: `model.init_from` names weights anywhere, and mostly the architecture that they belong to.
+
+| written | means |
+|---|---|
+| `ViT-B-32:laion2b_s34b_b79k` | an open_clip model and tag |
+| `hf-hub:organisation/model` | an open_clip model on the Hugging Face hub |
+| `local-dir:folder`, or the folder | an open_clip folder, such as scripts/export.py writes |
+| `runs/mine`, `runs/mine@best`, `runs/mine@500` | a run: its newest, its best, or that step's checkpoint |
+| `weights.safetensors`, `weights.pt` | a file: a state dict, or a checkpoint of a run |
+
+This gives weights to a new run. To go on with a run is something else: `resume=true`.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import yaml
+
+from balance.errors import UserError
+from models.checkpoint import checkpoint_path, list_checkpoints
+from models.keeper import best_checkpoint
+from models.weights import Weights, one_line, read_weights
+
+FROM = "from"
+"""The model name that stands for the architecture of `init_from`."""
+CONFIG_FILE = "open_clip_config.json"
+WEIGHT_FILES = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "model.safetensors",
+)
+_PREPROCESSING = ("mean", "std", "interpolation", "resize_mode", "fill_color")
+
+
+@dataclass
+class Start:
+    """A place that weights come from, found but not read.
+
+    Attributes:
+        said: what the user wrote, `key=value`.
+        kind: "tag", "hub", "folder", "run" or "file".
+        name: a name for the model: of the architecture, the run, the folder or the file.
+        path: of the weights; None as long as they would have to be downloaded.
+        tag: of open_clip.
+    """
+
+    said: str
+    kind: str
+    name: str
+    path: Path | None = None
+    tag: str | None = None
+    _read: Weights | None = None
+
+    def weights(self) -> Weights:
+        """Read the weights, once; downloads them where that is needed.
+
+        Raises:
+            UserError: they can't be had, or read.
+        """
+        if self._read is None:
+            self._read = read_weights(self._local(), self.said)
+        return self._read
+
+    def config(self) -> dict[str, Any]:
+        """open_clip's `model_cfg` and `preprocess_cfg` that belong to the weights; {} if they carry none.
+
+        Raises:
+            UserError: they can't be had, or read.
+        """
+        if self.kind == "folder":
+            assert self.path is not None
+            return _read_json(self.path.parent / CONFIG_FILE)
+        if self.kind == "hub":
+            return _read_json(Path(self._download(CONFIG_FILE)))
+        if self.kind == "tag":
+            return tag_config(self.name, self.tag or "")
+        return self.weights().config
+
+    def preprocess(self) -> dict[str, Any]:
+        """The preprocessing that the weights were made for; {} if that is not known."""
+        return preprocessing(self.config().get("preprocess_cfg") or {})
+
+    def loss(self) -> str | None:
+        """The loss that a run's model was trained with; None where that is not known."""
+        if self.kind not in ("run", "file") or self.path is None:
+            return None
+        stored = self.path.parent.parent / "config.yaml"
+        if self.path.parent.name != "checkpoints" or not stored.is_file():
+            return None
+        return (yaml.safe_load(stored.read_text(encoding="utf-8")).get("model") or {}).get("loss")
+
+    def tokenizer_source(self) -> str | None:
+        """What open_clip finds the tokenizer by, if it lies beside the weights."""
+        if self.kind == "folder" and self.path is not None:
+            return f"local-dir:{self.path.parent}"
+        return f"hf-hub:{self.said.partition('hf-hub:')[2]}" if self.kind == "hub" else None
+
+    def _local(self) -> Path:
+        if self.path is None:
+            if self.kind == "tag":
+                self.path = _downloaded(self.said, open_clip.download_pretrained, tag_facts(self.name, self.tag or ""))
+            else:
+                self.path = Path(self._download(None))
+        return self.path
+
+    def _download(self, file: str | None) -> str:
+        repository = self.said.partition("hf-hub:")[2]
+        options = {} if file is None else {"filename": file}
+        return str(_downloaded(self.said, open_clip.download_pretrained_from_hf, repository, **options))
+
+
+def find_start(asked: str, key: str = "model.init_from") -> Start:
+    """Find what `model.init_from` names, without reading or downloading weights.
+
+    Raises:
+        UserError: there is no such thing; the sentence says what there is.
+    """
+    said = f"{key}={asked}"
+    if asked.startswith("hf-hub:"):
+        return Start(said, "hub", asked.rpartition("/")[2])
+    place, at, which = asked.partition("@")
+    folder = Path(asked.removeprefix("local-dir:"))
+    if (folder / CONFIG_FILE).is_file():
+        return Start(said, "folder", folder.resolve().name, _weights_in(folder, said))
+    if asked.startswith("local-dir:"):
+        raise UserError(f"{said}: there is no {folder / CONFIG_FILE}; name an exported folder.")
+    if folder.is_file():
+        return Start(said, "file", folder.stem, folder)
+    if (Path(place) / "config.yaml").is_file():
+        return Start(
+            said, "run", Path(place).resolve().name, _checkpoint_of(Path(place), which if at else "last", said)
+        )
+    name, colon, tag = asked.partition(":")
+    if colon and "/" not in tag:
+        check_tag(name, tag, said)
+        return Start(said, "tag", name, tag=tag)
+    near = get_close_matches(asked, open_clip.list_models(), n=1, cutoff=0.7)
+    hint = f" {near[0]} alone has no weights: add a tag, {near[0]}:<tag>." if near else ""
+    raise UserError(
+        f"{said} is no file, run, open_clip folder (with {CONFIG_FILE}), hf-hub:<repository>, or <model>:<tag> of "
+        f"open_clip.{hint}"
+    )
+
+
+def check_name(name: str, said: str) -> None:
+    """Check the name of an open_clip model.
+
+    Raises:
+        UserError: there is no such model; the sentence names the nearest.
+    """
+    names = open_clip.list_models()
+    if name.replace("/", "-") not in names:
+        near = get_close_matches(name, names, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else "see open_clip.list_models()."
+        raise UserError(f"{said}: open_clip has no model of that name; {hint}")
+
+
+def check_tag(name: str, tag: str, said: str) -> None:
+    """Check an open_clip model and tag.
+
+    Raises:
+        UserError: there is no such model, or tag.
+    """
+    check_name(name, said)
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if tag not in tags:
+        known = ", ".join(tags) or "none"
+        raise UserError(f"{said} is neither a file nor a tag of {name}, which has {known}.")
+
+
+def tag_facts(name: str, tag: str) -> dict[str, Any]:
+    """What open_clip knows of a tag: where its weights are, its preprocessing, its activation."""
+    return dict(open_clip.get_pretrained_cfg(name.replace("/", "-"), tag) or {})
+
+
+def tag_config(name: str, tag: str) -> dict[str, Any]:
+    """The `model_cfg` and `preprocess_cfg` of an open_clip tag."""
+    facts = tag_facts(name, tag)
+    model = dict(open_clip.get_model_config(name.replace("/", "-")) or {})
+    if facts.get("quick_gelu"):  # weights made with another activation than the architecture of that name has
+        model["quick_gelu"] = True
+    return {"model_cfg": model, "preprocess_cfg": preprocessing(facts)}
+
+
+def preprocessing(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The preprocessing that weights were made for, without the picture's size, which is the model's."""
+    return {key: facts[key] for key in _PREPROCESSING if facts.get(key) is not None}
+
+
+def take_architecture(
+    start: Start, preprocess: Mapping[str, Any] | None, loss: str | None
+) -> tuple[str, dict[str, Any], dict[str, Any], str | None]:
+    """(name, model_cfg, preprocess_cfg, loss) of `model=from`; what the user has given goes first.
+
+    Raises:
+        UserError: the weights carry no architecture.
+    """
+    config = start.config()
+    if not config.get("model_cfg"):
+        raise UserError(
+            f"{start.said} holds weights alone, without their architecture; choose that by model=... instead of "
+            "model=from."
+        )
+    pixels = start.preprocess() if preprocess is None else dict(preprocess)
+    return start.name, dict(config["model_cfg"]), pixels, loss or start.loss()
+
+
+def _checkpoint_of(run: Path, which: str, said: str) -> Path:
+    folder = run / "checkpoints"
+    saved = list_checkpoints(folder)
+    if not saved:
+        raise UserError(f"{said}: the run {run} has no checkpoint yet.")
+    if which == "last":
+        return saved[-1]
+    if which == "best":
+        best = best_checkpoint(folder)
+        if best is None:
+            raise UserError(f"{said}: the run {run} has not kept a best checkpoint (checkpoint.best=<metric>).")
+        return best
+    steps = {path.stem.removeprefix("step-").lstrip("0") or "0": path for path in saved}
+    if which not in steps:
+        raise UserError(f"{said}: {which!r} is none of last, best, and the kept steps {', '.join(steps)}.")
+    return checkpoint_path(folder, int(which))
+
+
+def _weights_in(folder: Path, said: str) -> Path:
+    for name in WEIGHT_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    others = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin"), *folder.glob("*.pt")])
+    if not others:
+        raise UserError(f"{said}: {folder} has a configuration and no weights.")
+    return others[0]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON: {error}") from error
+    return found if "model_cfg" in found else {"model_cfg": found}
+
+
+def _downloaded(said: str, fetch: Any, *arguments: Any, **options: Any) -> Path:
+    try:
+        return Path(fetch(*arguments, **options))
+    except Exception as error:  # the hub's client and urllib have many
+        raise UserError(f"{said} can't be downloaded: {one_line(error)}") from error
