@@ -92,6 +92,7 @@ class TrackConfig:
     project: str = "counterbalance"
     entity: str | None = None
     group: str | None = None  # W&B group; by default the run's name, which its resumed attempts share
+    job: str = "train"  # W&B job type: what kind of run this is
     every: int = 20  # steps between two rows of training metrics
     baseline: str | None = None  # a run (its name or folder) that the report compares this one with
 

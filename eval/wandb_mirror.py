@@ -56,7 +56,7 @@ class WandbMirror:
             entity=track.get("entity"),
             name=name,
             group=track.get("group") or name,
-            job_type=config.get("experiment") or "train",
+            job_type=track.get("job") or "train",
             tags=_tags(config),
             dir=str(folder),
             mode=mode,  # type: ignore[arg-type]

@@ -13,7 +13,6 @@ from tests.wandb_file import read_offline
 
 CONFIG: dict[str, Any] = {
     "seed": 3,
-    "experiment": "unlearn",
     "data": {"name": "demo"},
     "model": {"name": "tiny"},
     "balance": {"method": "dual"},
@@ -21,7 +20,7 @@ CONFIG: dict[str, Any] = {
         "headline": {"model RB": "rb/mean_parity", "top-1": "zs/top1"},
         "evaluators": {"rb": {"kind": "parity"}, "zs": {"kind": "zeroshot"}, "ab": {"kind": "association"}},
     },
-    "track": {"wandb": "offline", "project": "p", "entity": None, "group": None},
+    "track": {"wandb": "offline", "project": "p", "entity": None, "group": None, "job": "unlearn"},
 }
 
 
