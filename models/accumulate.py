@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from balance.errors import UserError
 from models.checkpoint import rng_state, set_rng_state
@@ -80,7 +81,7 @@ def backward(
     for number, (pixels, texts) in enumerate(batches):
         set_rng_state(states[number])  # the same dropout as without the graph
         last = number == parts - 1
-        with contextlib.nullcontext() if last else accelerator.no_sync(model):
+        with contextlib.nullcontext() if last else _without_averaging(accelerator, model):
             output = model(normalise(pixels), texts)
             # Scale and bias are the same in all micro-batches: their gradient, that of the full batch, counts once.
             scalars = [name for name in SCALARS if last and name in gradients and output[name].requires_grad]
@@ -89,3 +90,10 @@ def backward(
             if wanted:
                 torch.autograd.backward([output[name] for name in wanted], list(wanted.values()))
     return value.detach()
+
+
+def _without_averaging(accelerator: Accelerator, model: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Keep processes from averaging gradients; accelerate's own way forgets that one process can be under DDP, too."""
+    if isinstance(model, DistributedDataParallel):
+        return model.no_sync()
+    return accelerator.no_sync(model)

@@ -1,13 +1,16 @@
 """Whole runs on tiny shards: what they leave behind, exact resume after any kind of stop, and bad input told early."""
 
 import json
+import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +19,9 @@ from balance.errors import UserError
 from conf.cli import compose, stored_config
 from eval.metric import read_metrics
 from models.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from models.keeper import best_checkpoint
+from models.processes import Processes
+from models.state import RunState
 from tests.tiny import JOBS, people_meta, people_shards, sample, write_tar
 
 MODEL = {
@@ -101,6 +107,23 @@ def straight(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs / "a"
 
 
+@pytest.fixture(scope="module")
+def stopped_run(world: Path, straight: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run stopped within a pass over the data."""
+    runs = tmp_path_factory.mktemp("stopped")
+    with pytest.MonkeyPatch.context() as patch:
+        original = train.train_step
+
+        def interrupted(training: train.Training, batch: Any) -> torch.Tensor:
+            if training.clock.step == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return original(training, batch)
+
+        patch.setattr(train, "train_step", interrupted)
+        assert run(world, runs, "name=a") == 128 + signal.SIGTERM
+    return runs / "a"
+
+
 def test_a_run_leaves_what_it_promises(straight: Path) -> None:
     assert {"config.yaml", "metrics.jsonl", "plan", "checkpoints", "report.html"} <= {
         p.name for p in straight.iterdir()
@@ -167,6 +190,83 @@ def test_after_a_crash_resume_repeats_what_was_lost(
     monkeypatch.setattr(train, "train_step", original)
     assert run(world, tmp_path, "name=a", "resume=true") == 0
     assert measured(tmp_path / "a") == measured(straight)
+
+
+def attempt(world: Path, runs: Path, *more: str) -> None:
+    """A run in a process of its own, which goes on where there is something to go on from."""
+    begun = (runs / "a/config.yaml").exists()
+    os._exit(run(world, runs, "name=a", *(["resume=true"] if begun else []), *more))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1])
+def test_killed_at_random_moments_a_run_goes_on_bit_for_bit(
+    world: Path, straight: Path, tmp_path: Path, workers: int
+) -> None:
+    more = (f"data.workers={workers}", "checkpoint.every_steps=2")
+    moments, fork = np.random.default_rng(workers), multiprocessing.get_context("fork")
+    killed = 0
+    for _ in range(40):
+        process = fork.Process(target=attempt, args=(world, tmp_path, *more))
+        process.start()
+        process.join(float(moments.uniform(0.3, 4.0)) if killed < 6 else None)
+        if not process.is_alive():
+            assert process.exitcode == 0
+            break
+        process.kill()
+        process.join()
+        killed += 1
+        for file in (tmp_path / "a/checkpoints").glob("step-*.pt"):
+            load_checkpoint(file)  # complete, whenever it was
+    assert killed >= 2
+    assert measured(tmp_path / "a") == measured(straight)
+
+
+def test_the_best_checkpoint_is_kept_beside_the_newest(world: Path, tmp_path: Path) -> None:
+    wanted = ("checkpoint.best=retrieval/image_to_text_r5", "checkpoint.keep=1", "checkpoint.every_steps=3")
+    assert run(world, tmp_path, "name=a", *wanted) == 0
+    rows = [r for r in measured(tmp_path / "a") if r["name"] == "retrieval/image_to_text_r5" and r["step"] > 0]
+    best = max(rows, key=lambda row: row["value"])  # the first of equals
+    chosen = best_checkpoint(tmp_path / "a/checkpoints")
+    assert chosen is not None
+    assert chosen.name == f"step-{best['step']:08d}.pt"
+    names = {path.name for path in list_checkpoints(tmp_path / "a/checkpoints")}
+    assert names == {chosen.name, f"step-{rows[-1]['step']:08d}.pt"}
+
+
+def test_what_is_not_finite_stops_the_run_and_overwrites_nothing(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = train.train_step
+
+    def broken(training: train.Training, batch: Any) -> torch.Tensor:
+        value = original(training, batch)
+        if training.clock.step == 5:  # the sixth
+            what = training.bundle.model.text_projection if weights else value
+            with torch.no_grad():
+                what.mul_(float("inf"))  # type: ignore[union-attr, operator]
+        return value
+
+    monkeypatch.setattr(train, "train_step", broken)
+    for weights, sentence in ((False, "loss is inf at step 6"), (True, "text_projection")):
+        name = f"weights{weights}"
+        with pytest.raises(UserError, match=sentence):
+            run(world, tmp_path, f"name={name}", "checkpoint.every_steps=2", "track.every=100")
+        assert list_checkpoints(tmp_path / name / "checkpoints")[-1].name == "step-00000004.pt"
+
+
+@pytest.mark.parametrize("changed", ["data.workers=2", "data.batch_size=8", "data.shuffle=7", "seed=1"])
+def test_resume_refuses_another_order_of_samples(world: Path, tmp_path: Path, changed: str, stopped_run: Path) -> None:
+    shutil.copytree(stopped_run, tmp_path / "a")
+    with pytest.raises(UserError, match="resume with the same values"):
+        run(world, tmp_path, "name=a", "resume=true", changed)
+
+
+def test_resume_refuses_another_number_of_processes(stopped_run: Path) -> None:
+    state = load_checkpoint(list_checkpoints(stopped_run / "checkpoints")[-1])
+    state["ranks"] = state["ranks"] * 2
+    with pytest.raises(UserError, match="written by 2 processes, and this run has 1"):
+        RunState({}, {}, {}, state["plan"], Processes()).load_state_dict(state)
 
 
 def test_resume_refuses_another_plan_and_leaves_the_configuration(world: Path, straight: Path) -> None:
