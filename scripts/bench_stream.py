@@ -108,7 +108,8 @@ class Task:
         def decode(raw: dict[str, Any]) -> tuple[str, NDArray[np.uint8], str]:
             u = (rng.random(), rng.random(), rng.random(), rng.random())
             image = decode_train(raw["jpg"], config.image_size, u, config.scale, fast=config.fast_decode)
-            captions = json.loads(raw["json"])["captions"] if "json" in raw else [raw["txt"].decode()]
+            captions = json.loads(raw["json"]).get("captions") if "json" in raw else None
+            captions = captions or [raw["txt"].decode()]
             return raw["__key__"], image, rng.choice(captions)
 
         source = wds.WebDataset(self.shards, shardshuffle=len(self.shards), seed=0, empty_check=False)
