@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ def records(data: bytes) -> Iterator[bytes]:
 def read_offline(folder: Path) -> dict[str, Any]:
     """What the only run holds: `history` (a dict a log call), `summary`, `config`, `run`, `artifacts`, `metrics`."""
     (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    _wait_for_end(path)
     found: dict[str, Any] = {"history": [], "summary": {}, "config": {}, "run": {}, "artifacts": {}, "metrics": {}}
     for data in records(path.read_bytes()):
         record = wandb_internal_pb2.Record()
@@ -51,6 +53,19 @@ def read_offline(folder: Path) -> dict[str, Any]:
         elif kind == "metric":
             found["metrics"][record.metric.name or record.metric.glob_name] = record.metric.step_metric
     return found
+
+
+def _wait_for_end(path: Path, seconds: float = 60) -> None:
+    """Wait until W&B's own process has written the run's last record, which it does after `finish` returns."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        for data in records(path.read_bytes()):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(data)
+            if record.WhichOneof("record_type") == "exit":
+                return
+        time.sleep(0.1)
+    raise AssertionError(f"{path} has no end")
 
 
 def _items(items: Any) -> dict[str, Any]:
