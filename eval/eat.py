@@ -234,8 +234,6 @@ def _pages(rows: list[dict[str, Any]]) -> dict[str, str]:
     """The effect sizes as a chart and a table."""
     if not rows:
         return {}
-    orders = list(dict.fromkeys(row["order"] for row in rows))
-    groups = [(order or "d", [row if row["order"] == order else None for row in rows]) for order in orders]
     cells = "".join(
         f"<tr><td>{escape(row['name'])}</td><td>{escape(row['what'])}</td>"
         f"<td>{format_number(row['value'])}</td><td>[{format_number(row['low'])}, {format_number(row['high'])}]</td>"
@@ -246,5 +244,9 @@ def _pages(rows: list[dict[str, Any]]) -> dict[str, str]:
         "<table><thead><tr><th>test</th><th>X against Y, A against B</th><th>d</th><th>95 % interval</th>"
         f"<th>p</th></tr></thead><tbody>{cells}</tbody></table>"
     )
-    chart = forest_chart("Effect sizes", [row["name"] for row in rows], groups, "d", zero=True)
-    return {"effect sizes": chart, "association tests": table}
+    pages = {}
+    for order in dict.fromkeys(row["order"] for row in rows):
+        own = [row for row in rows if row["order"] == order]
+        title = f"Effect sizes, {order}" if order else "Effect sizes"
+        pages[title] = forest_chart(title, [row["name"] for row in own], [("d", own)], "d", zero=True)
+    return {**pages, "association tests": table}

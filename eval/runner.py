@@ -40,6 +40,8 @@ class Evaluator(Protocol):
 # Where each kind is. A kind of one's own is given as `package.module:Class`.
 KINDS = {
     "eat": "eval.eat:Eat",
+    "impressions": "eval.impressions:Impressions",
+    "portraits": "eval.portraits:Portraits",
     "parity": "eval.parity:Parity",
     "association": "eval.association:Association",
     "zeroshot": "eval.zeroshot:ZeroShot",

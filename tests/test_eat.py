@@ -296,7 +296,7 @@ def test_the_evaluator_on_planted_embeddings() -> None:
     assert found["eat/level2_d[across: dogs/a]"].value == pytest.approx(-1 / math.sqrt(1 / 3))
     assert not evaluator.skipped
     assert "across" in evaluator.pages["association tests"]
-    assert evaluator.pages["effect sizes"].startswith("<svg")
+    assert evaluator.pages["Effect sizes"].startswith("<svg")
 
 
 def test_missing_pictures_leave_tests_out_and_the_rest_runs() -> None:
