@@ -24,6 +24,8 @@ def records(data: bytes) -> Iterator[bytes]:
         if kind == 0:
             at += BLOCK - at % BLOCK
             continue
+        if at + HEADER + length > len(data):  # still being written
+            return
         whole += data[at + HEADER : at + HEADER + length]
         at += HEADER + length
         if kind in (1, 4):  # whole, or the last piece
