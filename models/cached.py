@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -148,14 +149,16 @@ def keep_outputs(model: nn.Module, folder: Path | None = None) -> None:
     """
     visual, text = towers(model)
     visual.trunk.to(memory_format=torch.channels_last)  # convolutions on a CPU are faster so; values do not change
-    trunk = Remembered(visual.trunk.forward, lambda given: given.ndim == 2, folder)
-    below = Remembered(lambda tokens: pooled(text, tokens), lambda given: given.is_floating_point(), folder)
+    trunk = Remembered(visual.trunk.forward, lambda given: given.ndim == 2, folder and folder / "image")
+    below = Remembered(
+        lambda tokens: pooled(text, tokens), lambda given: given.is_floating_point(), folder and folder / "text"
+    )
     visual.trunk.forward = trunk
     text.forward = lambda tokens: text.proj(below(tokens))
 
 
 class Remembered:
-    """A function of one tensor that is computed once for each content; what is a result already passes through.
+    """A function of one tensor, row by row, that is computed once for each row; what is a result passes through.
 
     Args:
         function: from a batch of inputs to a batch of outputs.
@@ -170,28 +173,36 @@ class Remembered:
         folder: Path | None = None,
     ) -> None:
         self.function, self.is_output, self.folder = function, is_output, folder
-        self.known: dict[str, torch.Tensor] = {}
+        self.known: dict[bytes, torch.Tensor] = {}
+        for path in sorted(folder.glob("*.npz")) if folder is not None else ():
+            self._load(path)
 
     def __call__(self, given: torch.Tensor) -> torch.Tensor:
         """The function's result, (n, d), on the device of the input."""
         if self.is_output(given):
             return given
-        key = hashlib.blake2b(given.detach().cpu().contiguous().numpy().data, digest_size=16).hexdigest()
-        if key not in self.known:
-            self.known[key] = self._load(key, given)
-        return self.known[key].to(given.device)
+        keys = [hashlib.blake2b(row.numpy().data, digest_size=16).digest() for row in given.cpu().contiguous()]
+        new = [row for row, key in enumerate(keys) if key not in self.known]
+        if new:
+            self._compute([keys[row] for row in new], given[new])
+        return torch.stack([self.known[key] for key in keys]).to(given.device)
 
-    def _load(self, key: str, given: torch.Tensor) -> torch.Tensor:
-        path = None if self.folder is None else self.folder / f"{key}.npy"
-        if path is not None and path.is_file():
-            with contextlib.suppress(ValueError, EOFError, OSError):  # damaged from outside: computed anew
-                return torch.from_numpy(np.load(path, allow_pickle=False))
+    def _compute(self, keys: list[bytes], given: torch.Tensor) -> None:
         with torch.no_grad():
             found = torch.cat([self.function(part).float().cpu() for part in given.split(PICTURES_AT_ONCE)])
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(f".{os.getpid()}.part")
-            with open(part, "wb") as file:
-                np.save(file, found.numpy())
-            os.replace(part, path)
-        return found
+        self.known.update(zip(keys, found, strict=True))
+        if self.folder is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        joined = b"".join(keys)
+        path = self.folder / f"{hashlib.blake2b(joined, digest_size=16).hexdigest()}.npz"
+        part = path.with_suffix(f".{os.getpid()}.part")
+        with open(part, "wb") as file:
+            np.savez(file, keys=np.frombuffer(joined, np.uint8).reshape(len(keys), -1), outputs=found.numpy())
+        os.replace(part, path)
+
+    def _load(self, path: Path) -> None:
+        with contextlib.suppress(ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile):  # damaged: computed anew
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as kept:
+                keys, outputs = kept["keys"], torch.from_numpy(kept["outputs"])
+            self.known.update((key.tobytes(), row) for key, row in zip(keys, outputs, strict=True))
