@@ -18,7 +18,7 @@ from accelerate.utils import InitProcessGroupKwargs, set_seed
 from balance.labels.attributes import read_meta
 from balance.prepare import Balance, prepare_balance, save_balance
 from balance.progress import ProgressLine
-from balance.stages import StagedStream, Stages, prepare_stages, resolve_stages, stage_specs
+from balance.stages import StagedStream, Stages, StageSpec, prepare_stages, resolve_stages, stage_specs
 from balance.stream.accepted import over_processes
 from balance.stream.balanced import BalancedStream, Batch, StreamConfig
 from balance.stream.features import FeatureBatches, prepare_features
@@ -27,6 +27,7 @@ from balance.stream.shards import expand_shards
 from conf.cli import launch
 from conf.run import as_dict, check_run, create_folder, make_up_name, write_config
 from conf.schema import Config
+from eval.dry_run import dry_run
 from eval.meter import Meter
 from eval.metric import Metric, as_metrics
 from eval.provenance import write_provenance
@@ -100,6 +101,8 @@ def main(config: Config) -> int:
     )
     processes = Processes()
     world, first, say = processes.world, processes.first, processes.say
+    if config.dry_run:
+        return rehearse(config, specs, shards, held_out, device, precision, processes)
     name = processes.agree(config.name or make_up_name(config))
     folder = Path(config.runs) / name
     if first:
@@ -214,6 +217,26 @@ def main(config: Config) -> int:
         say(f"Stopped at step {clock.step}; go on with: name={name} resume=true")
         return 128 + max(processes.gather(stopped[0] if stopped else 0))
     say(f"Done. Report: {folder / 'report.html'}")
+    return 0
+
+
+def rehearse(
+    config: Config,
+    specs: list[StageSpec],
+    shards: list[str],
+    held_out: list[str] | None,
+    device: torch.device,
+    precision: str,
+    processes: Processes,
+) -> int:
+    """Say what the run would take and what would go wrong, and start nothing."""
+    if not processes.first:
+        return 0
+    suite = _build_suite(config, held_out)
+    stages = prepare_stages(specs, lambda wanted: _prepare_balance(config, wanted, shards, True))
+    print(stages.main.table())
+    world = config.dry.processes or processes.world
+    print(dry_run(config, shards, stages, suite, lambda: _blueprint(config), device, precision, world).text())
     return 0
 
 
@@ -375,6 +398,16 @@ def _keep_outputs(
         files = prepare_features(shards, towers, cache, samples, accelerator.is_main_process)
     keep_outputs(bundle.model, cache / towers.fingerprint[:12] / "answers")
     return FeatureBatches(shards, files)
+
+
+def _blueprint(config: Config) -> ModelBundle:
+    """The model as it would be trained, without weights."""
+    with torch.device("meta"):
+        bundle = _create_model(config, torch.device("meta"), load=False)
+        adapt(bundle.model, config.model.freeze, config.model.lora)
+    if config.model.keep_outputs:
+        freeze_towers(bundle.model)
+    return bundle
 
 
 def _create_stream(

@@ -38,7 +38,7 @@ def check_run(config: Config) -> None:
     folder = Path(config.runs) / config.name
     if config.resume and not (folder / "config.yaml").is_file():
         raise UserError(f"There is no run to resume at {folder}; leave resume=true out to start it.")
-    if folder.exists() and not config.resume and not config.overwrite:
+    if folder.exists() and not (config.resume or config.overwrite or config.dry_run):
         raise UserError(
             f"{folder} exists; choose another name, add resume=true to go on with it, or overwrite=true to delete it."
         )

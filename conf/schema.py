@@ -131,7 +131,6 @@ class DryRunConfig:
     """What a dry run looks at."""
 
     processes: int | None = None  # how many training processes to plan for; null: as many as were started
-    steps: int = 0  # real training steps to time; 0 for none
 
 
 @dataclass

@@ -1,0 +1,332 @@
+"""What a run would take, and what would go wrong, told without starting it.
+
+The data is labelled and the plan solved as in the run itself (labels are kept, so that the run finds them); the model
+is measured without weights; evaluators are asked for what they would embed. Nothing is written into a run's folder.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.nn import functional
+
+from balance.errors import UserError
+from balance.stages import Stages
+from balance.stream.samples import BadSample, parse_sample, read_shard
+from conf.schema import Config
+from eval.embed import Embedder
+from eval.runner import Suite
+from eval.sets import EvalSet
+from models.clock import Clock
+from models.cost import Cost, measure_cost, shape_of
+from models.factory import ModelBundle
+
+GIB = 2**30
+CAPTIONS = 500  # of the first shard, looked at for their length
+OFTEN = 40  # passes over the accepted samples from which on repeating them is worth a warning
+FEW = 0.1  # mean rate below which it is worth one, too
+
+
+@dataclass
+class DryRun:
+    """What was found.
+
+    Attributes:
+        rows: (what, how much), in the order shown.
+        warnings: what would go wrong or be wasted, a sentence each.
+    """
+
+    rows: list[tuple[str, str]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def add(self, what: str, value: str) -> None:
+        """Add a row."""
+        self.rows.append((what, value))
+
+    def text(self) -> str:
+        """The table, and the warnings below it."""
+        table = Table("what the run would take", "", show_lines=False)
+        for row in self.rows:
+            table.add_row(*row)
+        console = Console(width=None if os.environ.get("COLUMNS") else 110, no_color=True)
+        with console.capture() as capture:
+            console.print(table)
+        warnings = [f"warning: {sentence}" for sentence in self.warnings] or ["Nothing found that would go wrong."]
+        return "\n".join([capture.get().rstrip(), *warnings, "Nothing was started."])
+
+
+def dry_run(
+    config: Config,
+    shards: Sequence[str],
+    stages: Stages,
+    suite: Suite,
+    blueprint: Callable[[], ModelBundle],
+    device: torch.device,
+    precision: str,
+    world: int,
+) -> DryRun:
+    """Find out what a run would take.
+
+    Args:
+        config: of the run.
+        shards: its training shards.
+        stages: its stages, solved.
+        suite: its evaluators with their sets.
+        blueprint: makes the model on the `meta` device, frozen where it would be.
+        device: what the run would compute on.
+        precision: in what.
+        world: number of processes.
+    """
+    found = DryRun()
+    cost, bundle = _model(found, config, blueprint, device, precision, world)
+    clock = _schedule(found, config, stages, world)
+    _data(found, config, shards, stages, clock, world)
+    _evaluation(found, config, suite, bundle, cost, clock, world)
+    if cost is not None:
+        _disk(found, config, cost)
+        if clock is not None:
+            found.add("operations, training", f"{cost.step_flops * world * clock.total_steps:.3g} FLOP")
+    if bundle is not None:
+        _captions(found, shards, bundle)
+    _folder(found, config)
+    return found
+
+
+def _model(
+    found: DryRun,
+    config: Config,
+    blueprint: Callable[[], ModelBundle],
+    device: torch.device,
+    precision: str,
+    world: int,
+) -> tuple[Cost | None, ModelBundle | None]:
+    bundle = None
+    try:
+        bundle = blueprint()
+        model, loss, size = bundle.model, bundle.loss, bundle.image_size
+    except UserError as error:  # most likely a tokenizer that can't be downloaded here; the model can be measured
+        found.warnings.append(" ".join(str(error).split()))
+        shape = shape_of(config.model.name) if config.model.config is None else None
+        if shape is None:
+            return None, None
+        model, loss, size = shape
+    batch, parts = config.data.batch_size, config.optim.accumulate
+    try:
+        cost = measure_cost(model, loss, size, batch, precision, device.type, parts, world)
+    except (RuntimeError, TypeError, AttributeError, NotImplementedError) as error:
+        found.warnings.append(f"The cost of the model could not be measured ({type(error).__name__}: {error}).")
+        return None, bundle
+    found.add("model", f"{config.model.name}, {loss}, {size} px, {precision} on {device.type}")
+    found.add("parameters, trained / frozen", f"{cost.trained:,} / {cost.frozen:,}")
+    found.add("operations of a step of one process", f"{cost.step_flops:.3g} FLOP for {batch} samples")
+    memory = (
+        f"{cost.step_bytes / GIB:.2f} GiB: {cost.state_bytes / GIB:.2f} weights, gradients, moments, "
+        f"{cost.activation_bytes / GIB:.2f} activations"
+    )
+    found.add("memory of a step (estimate)", memory)
+    there = _memory(device)
+    if there is not None and cost.step_bytes > there:
+        found.warnings.append(
+            f"A step needs about {cost.step_bytes / GIB:.1f} GiB and {device.type} has {there / GIB:.1f}; lower "
+            "data.batch_size, or cut the batch by optim.accumulate."
+        )
+    return cost, bundle
+
+
+def _memory(device: torch.device) -> int | None:
+    """Bytes of the device, or of the machine."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def _schedule(found: DryRun, config: Config, stages: Stages, world: int) -> Clock | None:
+    schedule, batch = config.schedule, config.data.batch_size * world
+    accepted = min(balance.expected for balance in stages.balances)
+    found.add("samples of a step", f"{batch:,} = {config.data.batch_size} x {world} process(es)")
+    if accepted < batch:
+        found.warnings.append(
+            f"A pass over the data accepts about {accepted:,} samples, fewer than one batch of {batch:,}; lower "
+            "data.batch_size, raise the keep rate, or add data."
+        )
+    try:
+        clock = Clock(schedule.epoch_samples or stages.expected, batch, schedule.epochs, schedule.warmup)
+        ends = stages.ends(clock.total_steps)
+    except UserError as error:
+        if accepted >= batch:
+            found.warnings.append(str(error))
+        return None
+    found.add(
+        "steps",
+        f"{clock.total_steps:,} = {schedule.epochs} epochs x {clock.epoch_steps:,}, {clock.warmup_steps:,} warm-up",
+    )
+    found.add("samples seen", f"{clock.total_samples:,}")
+    for number, (spec, balance) in enumerate(zip(stages.specs, stages.balances, strict=True)):
+        seen = (ends[number] - (ends[number - 1] if number else 0)) * batch
+        passes = seen / max(balance.expected, 1)
+        found.add(f"passes over what {spec.name} accepts", f"{passes:.1f} x {balance.expected:,}")
+        if passes > OFTEN:
+            found.warnings.append(
+                f"Each sample that {spec.name} accepts would be seen about {passes:.0f} times; lower schedule.epochs, "
+                "or raise the keep rate."
+            )
+    return clock
+
+
+def _data(
+    found: DryRun, config: Config, shards: Sequence[str], stages: Stages, clock: Clock | None, world: int
+) -> None:
+    readers = max(config.data.workers, 1) * world
+    found.add("shards", f"{len(shards):,}, {len(shards) / readers:.1f} for each of {readers} readers")
+    if len(shards) < readers:
+        found.warnings.append(
+            f"There are {len(shards)} shards for {readers} readers, so that some read parts of the same one and pass "
+            "over the rest; make more and smaller shards, or lower data.workers."
+        )
+    cores = os.cpu_count() or 1
+    if config.data.workers * world > cores > 1 and config.dry.processes is None:
+        found.warnings.append(f"{config.data.workers * world} loader workers would share {cores} cores.")
+    for spec, balance in zip(stages.specs, stages.balances, strict=True):
+        if balance.plan is not None and balance.plan.kept.all < FEW:
+            found.warnings.append(
+                f"{spec.name} keeps {balance.plan.kept.all:.1%} of the samples; loosen balance.eps_association, or set "
+                "balance.keep."
+            )
+        held = balance.plan.violations if balance.plan is not None else []
+        if held:
+            found.warnings.append(f"{len(held)} constraints of {spec.name} can't be met; see the notes on the plan.")
+
+
+def _evaluation(
+    found: DryRun,
+    config: Config,
+    suite: Suite,
+    bundle: ModelBundle | None,
+    cost: Cost | None,
+    clock: Clock | None,
+    world: int,
+) -> None:
+    found.warnings += suite.skipped
+    if not suite.evaluators:
+        found.warnings.append("Nothing would be evaluated: no evaluation set is there, and data.eval is not given.")
+        return
+    count = _Counting(bundle)
+    for evaluator in suite.evaluators:
+        try:
+            for _ in evaluator(count, np.random.default_rng(0), 2):
+                pass
+        except Exception as error:  # an evaluator may need more of an embedder than can be pretended
+            found.warnings.append(f"The cost of {evaluator.name} is not known ({type(error).__name__}: {error}).")
+    times = 1 + (config.schedule.epochs // config.eval.every if clock is not None else 0)
+    found.add("an evaluation", f"{len(count.pictures):,} pictures, {len(count.said):,} texts, {times} times")
+    if cost is not None and clock is not None:
+        once = len(count.pictures) * cost.image_flops + len(count.said) * cost.text_flops
+        whole = cost.step_flops * world * clock.total_steps
+        found.add("evaluation's share of all operations", f"{times * once / (whole + times * once):.1%}")
+    cut = cut_texts(bundle, list(count.said)) if bundle is not None else []
+    if cut:
+        found.warnings.append(f"The tokenizer cuts {len(cut)} prompt(s) of the evaluation, such as {cut[0]!r}.")
+
+
+class _Counting(Embedder):
+    """Notes what evaluators ask for, and gives them features of chance."""
+
+    def __init__(self, bundle: ModelBundle | None) -> None:
+        self.bundle = bundle  # type: ignore[assignment]
+        self.name, self.batch_size, self.rank, self.world = "the model", 256, 0, 1
+        self.device, self.truncated = torch.device("cpu"), []
+        self.pictures: set[bytes] = set()
+        self.said: dict[str, None] = {}
+
+    @property
+    def scale(self) -> float:
+        """That of a model at its start."""
+        return 1 / 0.07
+
+    def images(self, data: EvalSet) -> torch.Tensor:
+        """Features of chance for the pictures of a set."""
+        self.pictures.update(data.picture_keys())
+        return _chance(len(data))
+
+    def prepare(self, sets: Any) -> None:
+        """Count the pictures of some sets."""
+        for data in sets:
+            self.pictures.update(data.picture_keys())
+
+    def texts(self, texts: Sequence[str]) -> torch.Tensor:
+        """Features of chance for texts."""
+        self.said.update(dict.fromkeys(texts))
+        return _chance(len(texts))
+
+
+def _chance(n: int) -> torch.Tensor:
+    return functional.normalize(torch.randn(n, 8, generator=torch.Generator().manual_seed(n)), dim=1)
+
+
+def cut_texts(bundle: ModelBundle, texts: Sequence[str]) -> list[str]:
+    """The texts that are longer than the tokens they get; none where the tokenizer can't tell."""
+    if not texts:
+        return []
+    tokenizer: Any = bundle.tokenizer
+    pad = int(tokenizer([""])[0, -1])
+    length = tokenizer(list(texts[:1])).shape[1]
+    try:
+        whole = tokenizer(list(texts), context_length=4 * length)
+    except TypeError:  # its length is fixed
+        return []
+    over = (whole[:, length:] != pad).any(dim=1).tolist()
+    return [text for text, cut in zip(texts, over, strict=True) if cut]
+
+
+def _captions(found: DryRun, shards: Sequence[str], bundle: ModelBundle) -> None:
+    captions: list[str] = []
+    for raw in read_shard(shards[0], on_bad=lambda cause: None):
+        try:
+            captions.extend(parse_sample(raw).captions)
+        except BadSample:
+            continue
+        if len(captions) >= CAPTIONS:
+            break
+    cut = cut_texts(bundle, captions)
+    if len(cut) > 0.01 * len(captions):
+        found.warnings.append(
+            f"The tokenizer cuts {len(cut)} of the first {len(captions)} captions, such as {cut[0][:80]!r}; raise "
+            "model.context_length."
+        )
+
+
+def _disk(found: DryRun, config: Config, cost: Cost) -> None:
+    """A checkpoint holds the weights and two moments of the trained ones."""
+    one = 4 * (cost.trained + cost.frozen) + 8 * cost.trained
+    if config.model.ema is not None:
+        one += 4 * cost.trained
+    files = config.checkpoint.keep + 1 + (config.checkpoint.best is not None)  # one is written before one is removed
+    where = Path(config.runs).absolute()
+    while not where.exists():
+        where = where.parent
+    free = shutil.disk_usage(where).free
+    found.add("disk for checkpoints", f"{files * one / GIB:.2f} GiB = {files} x {one / GIB:.2f}, {free / GIB:.0f} free")
+    if files * one > free:
+        found.warnings.append(
+            f"The checkpoints take up to {files * one / GIB:.1f} GiB and {where} has {free / GIB:.1f} left; lower "
+            "checkpoint.keep, or name another folder by runs=."
+        )
+
+
+def _folder(found: DryRun, config: Config) -> None:
+    if config.name is not None and not config.resume and not config.overwrite:
+        folder = Path(config.runs) / config.name
+        if folder.exists():
+            found.warnings.append(
+                f"{folder} exists already; choose another name, or add resume=true or overwrite=true."
+            )
