@@ -6,6 +6,7 @@ matrix product of another shape may add up in another order, which moves a float
 """
 
 import contextlib
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -39,6 +40,7 @@ class Embedder:
 
     Attributes:
         truncated: texts that the tokenizer has cut, in the order met.
+        seconds: spent on embedding, reading and decoding of pictures included.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Embedder:
         self.pixels = pixels or Pixels(0)
         self.store = store
         self.truncated: list[str] = []
+        self.seconds = 0.0
         self._pad: int | None = None
         self._tables = {"images": FeatureTable(), "texts": FeatureTable()}
         if store is not None:
@@ -90,6 +93,7 @@ class Embedder:
         new = [pictures[position] for position in table.missing([picture.key for picture in pictures])]
         if not new:
             return
+        start = time.perf_counter()
         rounds = self._rounds(new)
         shares = [part[self.rank :: self.world] for part in rounds]
         with ProgressLine("embed pictures", len(new), "pictures", shown=self.shown) as line:
@@ -101,6 +105,7 @@ class Embedder:
                 self._check(features, "picture", [picture.name for picture in part])
                 self._add("images", [picture.key for picture in part], features)
                 line.update(len(part))
+        self.seconds += time.perf_counter() - start
 
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> torch.Tensor:
@@ -111,7 +116,7 @@ class Embedder:
         """
         table, keys = self._tables["texts"], [content_key(text.encode()) for text in texts]
         new = [texts[position] for position in table.missing(keys)]
-        shown = self.shown and len(new) >= MANY_TEXTS
+        shown, start = self.shown and len(new) >= MANY_TEXTS, time.perf_counter()
         with ProgressLine("embed texts", len(new), "texts", shown=shown) as line:
             for part in self._rounds(new):
                 mine = part[self.rank :: self.world]
@@ -124,6 +129,7 @@ class Embedder:
                 self._check(whole, "text", part)
                 self._add("texts", [content_key(text.encode()) for text in part], whole)
                 line.update(len(part))
+        self.seconds += time.perf_counter() - start
         return table.get(keys)
 
     def prompts(self, classes: Sequence[Sequence[str]]) -> torch.Tensor:

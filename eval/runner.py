@@ -64,7 +64,7 @@ class Suite:
         pixels: decodes the pictures, and keeps them from one epoch or model to the next.
         pages: evaluator -> title -> HTML or SVG fragment, of the last model measured.
         truncated: texts that the last model's tokenizer cut.
-        seconds: of the last run, in all and by part: `embed` for pictures, then each evaluator with its texts.
+        seconds: of the last run, in all and by part: `embed` for all stimuli, and each evaluator without them.
     """
 
     evaluators: list[Evaluator]
@@ -121,13 +121,12 @@ class Suite:
 
     def _measure(self, embed: Embedder) -> Iterator[Metric]:
         self.pages, self.seconds = {}, {}
-        start = time.perf_counter()
         embed.prepare(self.sets.values())
-        self.seconds["embed"] = time.perf_counter() - start
         for evaluator in self.evaluators:
-            start = time.perf_counter()
+            start, embedding = time.perf_counter(), embed.seconds
             yield from evaluator(embed, np.random.default_rng(0), self.resamples)
-            self.seconds[evaluator.name] = time.perf_counter() - start
+            self.seconds[evaluator.name] = time.perf_counter() - start - (embed.seconds - embedding)
+            self.seconds["embed"] = embed.seconds
             pages = getattr(evaluator, "pages", None)
             if pages:
                 self.pages[evaluator.name] = dict(pages)
