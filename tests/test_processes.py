@@ -1,0 +1,157 @@
+"""Whole runs on 1, 2 and 4 processes: the same samples, the same metrics, the same weights."""
+
+import json
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+import train
+from models.checkpoint import list_checkpoints, load_checkpoint
+from tests.test_train import MODEL, measured, overrides
+from tests.tiny import people_shards
+
+SAMPLES = 64
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three shards for up to four processes."""
+    folder = tmp_path_factory.mktemp("world")
+    people_shards(folder / "train", [30, 4, SAMPLES - 34])
+    people_shards(folder / "eval", [30])
+    return folder
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def one_of(rank: int, count: int, port: int, task: Callable[[], int]) -> None:
+    """Run a task as one of several processes, in a fork."""
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count}
+    os.environ.update({name: str(value) for name, value in place.items()})
+    AcceleratorState._reset_state(reset_partial_state=True)
+    os._exit(task())
+
+
+def together(count: int, task: Callable[[], int], patience: float = 120) -> list[int | None]:
+    """Run a task on several processes; their exit codes. Those that hang are killed and give None."""
+    fork, port = multiprocessing.get_context("fork"), free_port()
+    processes = [fork.Process(target=one_of, args=(rank, count, port, task)) for rank in range(count)]
+    for process in processes:
+        process.start()
+    end = time.monotonic() + patience
+    codes: list[int | None] = []
+    for process in processes:
+        process.join(max(0.0, end - time.monotonic()))
+        codes.append(process.exitcode)
+        process.kill()
+    return codes
+
+
+def wanted(world: Path, runs: Path, processes: int, loss: str, *more: str) -> list[str]:
+    """One batch holds all samples, so that a step's samples are the same however many processes share them."""
+    config: dict[str, Any] = {**MODEL["config"], **({"init_logit_bias": -10} if loss == "siglip" else {})}
+    config["vision_cfg"] = {**config["vision_cfg"], "patch_dropout": 0}  # its draws differ between processes
+    return overrides(
+        world,
+        runs,
+        f"name=of{processes}",
+        f"model.config={json.dumps(config)}".replace('"', ""),
+        f"model.loss={loss}",
+        f"data.batch_size={SAMPLES // processes}",
+        "balance.mode=weight",
+        "optim.eps=1e-3",  # AdamW divides by small gradients; without this it would enlarge what rounding leaves
+        "optim.accumulate=2",
+        "track.every=1",
+        *more,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["clip", "siglip"])
+def test_samples_metrics_and_weights_are_those_of_one_process(world: Path, tmp_path: Path, loss: str) -> None:
+    for processes in (1, 2, 4):
+        task = wanted(world, tmp_path, processes, loss, "schedule.epochs=2")
+        codes = together(processes, lambda task=task: train.main(train_config(task)))  # type: ignore[misc]
+        assert codes == [0] * processes
+    one = {(row["name"], row["step"]): row for row in measured(tmp_path / "of1")}
+    state = load_checkpoint(list_checkpoints(tmp_path / "of1/checkpoints")[-1])
+    for processes in (2, 4):
+        folder = tmp_path / f"of{processes}"
+        many = {(row["name"], row["step"]): row for row in measured(folder)}
+        assert set(many) == set(one)
+        for key, row in one.items():
+            assert many[key]["samples"] == row["samples"]
+            for part in ("value", "low", "high"):
+                if row[part] is not None:
+                    assert many[key][part] == pytest.approx(row[part], abs=2e-4), (key, part)
+        found = load_checkpoint(list_checkpoints(folder / "checkpoints")[-1])
+        assert len(found["ranks"]) == processes
+        assert found["clock"]["step"] == state["clock"]["step"] == 2
+        for name, weight in state["model"].items():
+            torch.testing.assert_close(found["model"][name], weight, rtol=0, atol=2e-5)
+
+
+def train_config(task: list[str]) -> Any:
+    from conf.cli import compose
+
+    return compose(task)
+
+
+@pytest.mark.slow
+def test_two_processes_stopped_or_killed_go_on_bit_for_bit(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With dropout, so that each process needs its own random state; killed in the midst of a step."""
+    more = ("name=a", "data.batch_size=8", "balance=none", "schedule.epochs=2", "checkpoint.every_steps=2")
+    straight, killed = (overrides(world, tmp_path / way, *more) for way in ("straight", "killed"))
+    assert together(2, lambda: train.main(train_config(straight))) == [0, 0]
+    original = train.train_step
+
+    def die(run: train.Training, batch: Any) -> torch.Tensor:
+        if run.clock.step == 5:
+            os.kill(os.getpid(), 9)
+        return original(run, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "train_step", die)
+        assert together(2, lambda: train.main(train_config(killed))) == [-9, -9]
+    assert together(2, lambda: train.main(train_config([*killed, "resume=true"]))) == [0, 0]
+    assert measured(tmp_path / "killed/a") == measured(tmp_path / "straight/a")
+
+
+@pytest.mark.slow
+def test_one_process_that_fails_ends_all(world: Path, tmp_path: Path, root: Path) -> None:
+    """One process meets what it can't use; the launcher ends the other, which waits for it."""
+    shards = people_shards(tmp_path / "train", [40, 40])
+    more = ("name=a", "data.batch_size=8", "balance=none", "schedule.epochs=200", f"data.train={tmp_path / 'train'}")
+    task = overrides(world, tmp_path / "runs", *more)
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
+    command += ["--mixed_precision=no", "--dynamo_backend=no", f"--main_process_port={free_port()}", "train.py"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [*command, *task], cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        end = time.monotonic() + 100
+        while not list((tmp_path / "runs/a/checkpoints").glob("step-*.pt")) and time.monotonic() < end:
+            time.sleep(0.2)
+        Path(shards[1]).write_bytes(b"")
+        output, _ = process.communicate(timeout=100)
+    finally:
+        process.kill()
+    assert process.returncode != 0
+    assert "the shard has changed" in output
