@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import pearsonr, ttest_rel, wilcoxon
+from scipy.stats import pearsonr, wilcoxon
 
 from balance.errors import UserError
 from balance.intervals import adjust_p_values
 from eval.eat_stimuli import read_definitions
+from eval.impressions_regression import paired_contrast, similarity_regression
+from eval.options import stimuli
 
 FEWEST_MODELS = 4  # for a correlation: below it Fisher's interval does not exist
 NUMBERS = ("log_params", "log_dataset_size")
@@ -176,8 +178,8 @@ def correlations(table: pd.DataFrame, quality: pd.Series) -> pd.DataFrame:
     return done.assign(q=adjust_p_values(done["p"].to_numpy(dtype=float))).sort_values("p", ignore_index=True)
 
 
-def paired_contrast(table: pd.DataFrame, fact: str, low: Any, high: Any, same: Sequence[str]) -> pd.DataFrame:
-    """How a measure differs between two values of a fact, over models that are alike in all the others.
+def matched_contrasts(table: pd.DataFrame, fact: str, low: Any, high: Any, same: Sequence[str]) -> pd.DataFrame:
+    """How each measure differs between two values of a fact, over models that are alike in all the others.
 
     Args:
         table: rows of a zoo.
@@ -201,13 +203,12 @@ def paired_contrast(table: pd.DataFrame, fact: str, low: Any, high: Any, same: S
     both = pd.concat(sides, axis=1, join="inner").dropna()
     found = []
     for name, rows in both.groupby(level="name", sort=False):
-        difference = rows["high"] - rows["low"]
-        if len(rows) < 2 or difference.nunique() < 2:
+        difference = (rows["high"] - rows["low"]).to_numpy(dtype=float)
+        if len(rows) < 2 or np.ptp(difference) <= 0:
             continue
-        spread = np.concatenate([rows["low"], rows["high"]]).std(ddof=1)
-        row = {"name": name, "pairs": len(rows), "difference": difference.mean(), "d": difference.mean() / spread}
-        row["p"] = ttest_rel(rows["high"], rows["low"]).pvalue
+        contrast = paired_contrast(rows["high"].to_numpy(dtype=float), rows["low"].to_numpy(dtype=float))
         ranks = wilcoxon(difference, method="exact" if len(rows) <= 25 else "approx")
+        row = {"name": name, "pairs": len(rows), "difference": difference.mean(), "d": contrast.d, "p": contrast.p}
         found.append({**row, "p_wilcoxon": ranks.pvalue})
     if not found:
         raise UserError(
@@ -216,3 +217,39 @@ def paired_contrast(table: pd.DataFrame, fact: str, low: Any, high: Any, same: S
         )
     done = pd.DataFrame(found)
     return done.assign(q=adjust_p_values(done["p"].to_numpy(dtype=float))).sort_values("p", ignore_index=True)
+
+
+def impressions_model(table: pd.DataFrame) -> pd.DataFrame:
+    """Regress the similarity of impressions on facts of the models and the reliability of people's ratings.
+
+    Returns:
+        A row per predictor: term, coefficient, low, high, t, p.
+
+    Raises:
+        UserError: there are no such measures, a model lacks a fact, or the facts are not independent.
+    """
+    pattern = r"[^/]+/similarity\[(.+)\]"
+    rows = table[(table["kind"] == "impressions") & table["name"].str.fullmatch(pattern)].copy()
+    if not len(rows):
+        raise UserError("no model of this zoo has been measured on impressions.")
+    for fact in ("dataset_size", "samples_seen"):
+        if fact not in rows or rows[fact].isna().any():
+            raise UserError(f"some models of this zoo lack {fact}; give it under `facts`.")
+    reliability = {name: one["reliability"] for name, one in stimuli("impressions")["attributes"].items()}
+    rows["attribute"] = rows["name"].str.extract(pattern, expand=False)
+    facts = [
+        {
+            "similarity": row.value,
+            "human_irr": reliability[row.attribute],
+            "data": row.dataset_size,
+            "total_samples": row.samples_seen,
+            "image_mparams": row.image_parameters / 1e6,
+            "text_mparams": row.text_parameters / 1e6,
+        }
+        for row in rows.itertuples()
+        if reliability.get(row.attribute) is not None
+    ]
+    found = similarity_regression(facts).coefficients
+    return pd.DataFrame(
+        [{"term": c.name, "coefficient": c.value, "low": c.low, "high": c.high, "t": c.t, "p": c.p} for c in found]
+    )

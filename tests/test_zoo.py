@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import yaml
 
 from balance.errors import UserError
 from eval.eat_stimuli import read_definitions
-from eval.zoo_regression import correlations, effects, mixed_model, paired_contrast
+from eval.options import stimuli
+from eval.zoo_regression import correlations, effects, impressions_model, matched_contrasts, mixed_model
 from models.checkpoint import save_checkpoint
 from models.factory import create
-from scripts import zoo
+from scripts import zoo, zoo_analysis
 from scripts.zoo_models import read_zoo, run_facts
 from tests.tiny import people_shards
 
@@ -109,14 +111,14 @@ def contrast_rows(shift: float) -> pd.DataFrame:
 
 def test_a_contrast_of_matched_models() -> None:
     table = contrast_rows(0.5)
-    found = paired_contrast(table, "dataset_size", 1.0, 2.0, ["architecture"]).iloc[0]
+    found = matched_contrasts(table, "dataset_size", 1.0, 2.0, ["architecture"]).iloc[0]
     assert found["pairs"] == 8
     assert found["difference"] == pytest.approx(0.5, abs=0.1)
     assert found["d"] == pytest.approx(found["difference"] / table["value"].std(ddof=1))
     assert found["p"] < 1e-4
     assert found["p_wilcoxon"] == pytest.approx(2 / 2**8)
     with pytest.raises(UserError, match="no measure has two pairs"):
-        paired_contrast(table, "dataset_size", 1.0, 3.0, ["architecture"])
+        matched_contrasts(table, "dataset_size", 1.0, 3.0, ["architecture"])
 
 
 @pytest.fixture(scope="module")
@@ -240,3 +242,48 @@ def test_bad_lists_are_told(content: dict[str, Any], sentence: str, tmp_path: Pa
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(UserError, match=sentence):
         read_zoo(str(path))
+
+
+def test_the_regression_of_impressions_recovers_what_was_planted() -> None:
+    attributes = stimuli("impressions")["attributes"]
+    rng = np.random.default_rng(3)
+    rows = []
+    for number in range(12):
+        facts = {"dataset_size": 10 ** rng.uniform(6, 9), "samples_seen": 10 ** rng.uniform(8, 10)}
+        facts |= {"image_parameters": rng.uniform(1e7, 1e8), "text_parameters": rng.uniform(1e7, 1e8)}
+        for attribute, one in attributes.items():
+            value = 0.1 + 0.5 * one["reliability"] + rng.normal(0, 0.02)
+            name = f"omi/similarity[{attribute}]"
+            rows.append({**facts, "model": f"m{number}", "kind": "impressions", "name": name, "value": value})
+    found = impressions_model(pd.DataFrame(rows)).set_index("term")
+    assert found.loc["human_irr", "coefficient"] == pytest.approx(0.5, abs=0.02)
+    assert found.loc["human_irr", "p"] < 1e-20
+    assert abs(found.loc["image_mparams", "coefficient"]) < 0.02
+    with pytest.raises(UserError, match="lack samples_seen"):
+        impressions_model(pd.DataFrame(rows).drop(columns="samples_seen"))
+
+
+def test_an_analysis_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = planted(12)
+    models = rows.drop_duplicates("model")
+    rng = np.random.default_rng(4)
+    top1 = models.assign(name="imagenet/top1", kind="zeroshot", evaluator="imagenet", value=rng.uniform(size=12))
+    sizes = models.assign(name="v/mean_size", value=rng.uniform(size=12))
+    table = pd.concat([rows, top1, sizes], ignore_index=True).assign(dataset="d")
+    table["balance"] = np.where(table["model"].str[1:].astype(int) % 2, "m4", "none")
+    table.to_parquet(tmp_path / "zoo.parquet")
+    arguments = [f"zoo={tmp_path}", "contrast=balance", "same=[dataset_family, architecture_family]", "extra=[balance]"]
+    assert zoo_analysis.main(arguments) == 0
+    told = capsys.readouterr().out
+    assert "no model of this zoo has been measured on impressions" in told
+    assert "balance[T.none]" in (tmp_path / "mixed_model.csv").read_text()
+    page = (tmp_path / "analysis.html").read_text()
+    assert page.count("<figure>") == 3
+    assert "balance: m4 – none" in page
+    assert not re.search(r"(src|href)=.?(https?:)?//", page)
+    with pytest.raises(UserError, match="is neither a metric nor a fact"):
+        zoo_analysis.main([f"zoo={tmp_path}", "quality=nothing"])
+    with pytest.raises(UserError, match="no fact in which the models"):
+        zoo_analysis.main([f"zoo={tmp_path}", "contrast=dataset"])
+    with pytest.raises(UserError, match=r"there is no zoo\.parquet"):
+        zoo_analysis.main(["zoo=/nowhere"])

@@ -1,0 +1,123 @@
+"""What explains the bias of many models, from what scripts/zoo.py has measured.
+
+    python scripts/zoo_analysis.py zoo=<folder> extra=[balance] contrast=dataset_size
+
+Settings, as key=value:
+  zoo=<folder>        holds zoo.parquet
+  out=<folder>        analysis.html, analysis.json and a CSV file for each table; by default the zoo's folder
+  extra=[fact, ...]   further facts in the mixed model, such as balance
+  quality=<metric>    or a fact, such as VTAB+ given in the zoo's list; by default the first zero-shot top-1
+  contrast=<fact>     compare models that differ in it alone: its smallest with its largest value, or the two it has
+  same=[fact, ...]    what the models of a pair share; by default data set, its size, architecture, parameters, loss,
+                      balance, seed and samples seen, without the contrast itself
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":  # the project's folder, whichever folder the command runs in
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import pandas as pd
+
+from balance.errors import UserError
+from conf.cli import fail
+from eval.page import write_page
+from eval.zoo_page import Analysis, render_analysis
+from eval.zoo_regression import correlations, effects, impressions_model, matched_contrasts, mixed_model
+from scripts.job_options import split_options
+from scripts.suite_tools import write_text
+
+OPTIONS: dict[str, Any] = {"zoo": "", "out": "", "extra": [], "quality": "", "contrast": "", "same": None}
+ALIKE = (
+    "dataset",
+    "dataset_size",
+    "architecture_family",
+    "parameters",
+    "loss",
+    "balance",
+    "seed",
+    "samples_seen",
+)
+
+
+def main(arguments: list[str]) -> int:
+    """Analyse a zoo; the exit status."""
+    options, rest = split_options(arguments, OPTIONS)
+    if rest:
+        raise UserError(f"{rest[0]!r} is no setting; write key=value with one of {', '.join(OPTIONS)}.")
+    folder = Path(options["zoo"])
+    if not (folder / "zoo.parquet").is_file():
+        raise UserError(f"zoo={options['zoo']}: there is no zoo.parquet; make it with scripts/zoo.py.")
+    table = pd.read_parquet(folder / "zoo.parquet")
+    found = analyse(table, options)
+    out = Path(options["out"] or folder)
+    write_page(out / "analysis.html", render_analysis(found))
+    tables = {"mixed_model": found.mixed.table if found.mixed else None, "impressions": found.impressions}
+    tables |= {"correlations": found.correlations, "contrast": found.contrast}
+    for name, one in tables.items():
+        if one is not None:
+            write_text(out / f"{name}.csv", one.to_csv(index=False))
+            print(f"\n{name}\n{one.head(20).to_string(index=False, float_format='%.4g')}")
+    write_text(out / "analysis.json", json.dumps({"models": found.models, "notes": found.notes}, indent=1))
+    for sentence in found.notes:
+        print(f"note: {sentence}")
+    print(out / "analysis.html")
+    return 0
+
+
+def analyse(table: pd.DataFrame, options: dict[str, Any]) -> Analysis:
+    """All analyses that the zoo allows; what it does not is noted."""
+    found = Analysis(table)
+    tests = effects(table)
+    try:
+        found.mixed = mixed_model(tests, options["extra"] or [])
+        found.notes += found.mixed.notes
+    except UserError as error:
+        found.notes.append(f"No mixed model: {error}")
+    try:
+        found.impressions = impressions_model(table)
+    except UserError as error:
+        found.notes.append(f"No regression of impressions: {error}")
+    found.quality, quality = quality_of(table, options["quality"])
+    if quality is not None:
+        measures = table[~table["kind"].isin(["zeroshot", "retrieval"]) & ~table["name"].str.contains(r"/p\[")]
+        whole = ~measures["name"].str.contains(r"\[") | measures["name"].isin(tests["name"])
+        found.correlations = correlations(measures[whole], quality)
+    if options["contrast"]:
+        found.contrast_of, found.contrast = contrast_of(table, options["contrast"], options["same"])
+    return found
+
+
+def quality_of(table: pd.DataFrame, wanted: str) -> tuple[str, pd.Series | None]:
+    """The name of the quality, and its values by model."""
+    if wanted and wanted in table.columns:
+        return wanted, table.drop_duplicates("model").set_index("model")[wanted].astype(float)
+    names = list(dict.fromkeys(table["name"]))
+    name = wanted or next((name for name in names if name.endswith("/top1")), "")
+    if wanted and wanted not in names:
+        raise UserError(f"quality={wanted} is neither a metric nor a fact of this zoo.")
+    if not name:
+        return "", None
+    return name, table[table["name"] == name].set_index("model")["value"]
+
+
+def contrast_of(table: pd.DataFrame, fact: str, same: list[str] | None) -> tuple[str, pd.DataFrame]:
+    """What is contrasted, in words, and the table."""
+    if fact not in table.columns or table[fact].dropna().nunique() < 2:
+        raise UserError(f"contrast={fact} is no fact in which the models of this zoo differ.")
+    values = sorted(table[fact].dropna().unique())
+    low, high = values[0], values[-1]
+    if "none" in (low, high):  # the untreated side first
+        low, high = "none", next(value for value in (low, high) if value != "none")
+    shared = [name for name in (same or ALIKE) if name in table.columns and name != fact]
+    return f"{fact}: {high} – {low}", matched_contrasts(table, fact, low, high, shared)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except UserError as error:
+        sys.exit(fail(error))
