@@ -1,0 +1,74 @@
+"""Draw metrics of runs over the samples seen, one panel a metric and one line a run, with 95 % intervals, as one SVG.
+
+`python scripts/curves.py runs/a runs/b 'metrics=[parity_utkface/mean_parity,retrieval/image_to_text_r5]' out=x.svg`;
+`labels=[...]` names the runs otherwise than by their folders, `title=...` the picture for screen readers.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from balance.errors import UserError
+from eval.charts import COLOURS, to_svg
+from eval.page import write_page
+from eval.rundata import RunData, load_run
+
+STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "counterbalance", "font.size": 9, "axes.grid": True}
+
+
+def main(arguments: list[str]) -> int:
+    """Write the picture."""
+    given = dict(one.split("=", 1) for one in arguments if "=" in one)
+    folders = [Path(one) for one in arguments if "=" not in one]
+    unknown = set(given) - {"metrics", "labels", "title", "out"}
+    if unknown or not folders or "metrics" not in given:
+        raise UserError("Name runs and metrics=[...]; labels=[...], title=... and out=... are the other options.")
+    runs = [load_run(folder) for folder in folders]
+    metrics = yaml.safe_load(given["metrics"])
+    labels = yaml.safe_load(given["labels"]) if "labels" in given else [run.name for run in runs]
+    if len(labels) != len(runs):
+        raise UserError(f"{len(labels)} labels for {len(runs)} runs; give one each.")
+    print(f"Picture: {write_page(Path(given.get('out', 'curves.svg')), draw(runs, labels, metrics, given))}")
+    return 0
+
+
+def draw(runs: list[RunData], labels: list[str], metrics: list[str], given: dict[str, str]) -> str:
+    """One panel per metric, one line per run."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(3.9 * len(metrics), 3.1))
+        panels: Any = figure.subplots(1, len(metrics), squeeze=False)[0]
+        for axes, metric in zip(panels, metrics, strict=True):
+            for run, label, colour in zip(runs, labels, COLOURS, strict=False):
+                _line(axes, run, label, metric, colour)
+            axes.set_title(metric.replace("/", ": ").replace("_", " "), loc="left", fontsize=9)
+            axes.set_xlabel("samples seen")
+            axes.xaxis.set_major_formatter("{x:,.0f}")
+            axes.axhline(0, color="#444444", linewidth=0.8)
+            axes.spines[["top", "right"]].set_visible(False)
+        handles, names = panels[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="upper left", bbox_to_anchor=(0, 0), frameon=False, fontsize=8, ncols=2)
+        figure.tight_layout()
+        return to_svg(figure, given.get("title", " and ".join(metrics)))
+
+
+def _line(axes: Any, run: RunData, label: str, metric: str, colour: str) -> None:
+    rows = run.evaluated().get(metric)
+    if not rows:
+        raise UserError(f"{run.folder} has not measured {metric}.")
+    samples, values = [row["samples"] for row in rows], [row["value"] for row in rows]
+    axes.plot(samples, values, color=colour, label=label, marker="o", markersize=3, linewidth=1.5)
+    if all(row.get("low") is not None for row in rows):
+        axes.fill_between(
+            samples, [row["low"] for row in rows], [row["high"] for row in rows], color=colour, alpha=0.18, linewidth=0
+        )
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except UserError as error:
+        sys.exit(f"error: {error}")
