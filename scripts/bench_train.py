@@ -2,7 +2,8 @@
 
     python scripts/bench_train.py --venv ~/open-clip-venv --shards '../shared/data/flickr8k/train-{00000..00005}.tar'
 
-Three measurements, chosen by --only, each in rounds whose runs follow one another; ratios are taken within a round:
+Three measurements, chosen by --only, each in rounds whose runs follow one another; ratios are taken within a round,
+of images per second and of CPU time per image, which neighbours on a busy machine disturb less:
 
 equal    Nothing rejected; the same shards, model, batch, workers, threads and precision for both trainers.
 default  40 % of the samples rejected. open_clip_train with the flags that it requires and no others, rejecting in a
@@ -154,7 +155,16 @@ def compare(title: str, runs: Runs, args: argparse.Namespace, task: Task) -> lis
     table = Table(title=f"{title}: images/s, median of {args.rounds} rounds", title_justify="left")
     names = list(runs)
     theirs = [name for name in names if name.startswith("open_clip")]
-    for column in ("trainer", "images/s", "times its defaults", "times its best", "waits for data", "MFU"):
+    for column in (
+        "trainer",
+        "images/s",
+        "times its defaults",
+        "times its best",
+        "waits for data",
+        "CPU ms/image",
+        "less CPU",
+        "MFU",
+    ):
         if flops is not None or column != "MFU":
             table.add_column(column, justify="left" if column == "trainer" else "right")
     for name in names:
@@ -163,10 +173,12 @@ def compare(title: str, runs: Runs, args: argparse.Namespace, task: Task) -> lis
         best = [found[name].images / max(found[other].images for other in theirs) for found in rounds]
         row = [name, f"{rate:,.1f}", _spread(first), _spread(best)]
         row.append(f"{median(found[name].wait for found in rounds):.0%}")
+        costs = [found[names[0]].cpu / found[name].cpu for found in rounds]
+        row += [f"{median(found[name].cpu for found in rounds):.1f}", _spread(costs)]
         if flops is not None:
             row.append(f"{rate * flops / peak_flops(args.precision, args.peak_tflops):.1%}")
         table.add_row(*row)
-    Console(no_color=True, width=140).print(table)
+    Console(no_color=True, width=170).print(table)
     return [{name: vars(speed) for name, speed in found.items()} for found in rounds]
 
 

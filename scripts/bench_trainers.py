@@ -1,15 +1,19 @@
 """Run two trainers on the same task and read their speed: open_clip's own, as released, and this project's."""
 
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from balance.errors import UserError
 
@@ -76,14 +80,62 @@ class Task:
 
 @dataclass(frozen=True)
 class Speed:
-    """What a trainer reached: images per second, share of time spent waiting for data, and the log's last lines."""
+    """What a trainer reached.
+
+    Attributes:
+        images: per second of the clock.
+        wait: share of time spent waiting for data.
+        cpu: CPU milliseconds per image, of the trainer and its loader workers; a busy machine disturbs it little.
+        steps: as below.
+    """
 
     images: float
     wait: float
+    cpu: float
     steps: list[tuple[float, float]] = field(default_factory=list)  # seconds of each timed step, and of its waiting
 
 
-def speed(task: Task, steps: list[tuple[float, float]], what: str, log: str) -> Speed:
+class _CpuWatch:
+    """CPU seconds of a process and all it started, noted at the ends of the warm-up and of the timed steps."""
+
+    def __init__(self, task: Task) -> None:
+        self.marks = (task.warmup, task.warmup + task.steps)
+        self.images = task.batch * task.steps
+        self.noted: dict[int, float] = {}
+
+    def run(self, command: Sequence[str], folder: Path, task: Task, done: Callable[[], int]) -> str:
+        """Run a command to its end, asking `done` for the number of steps; what it printed."""
+        with tempfile.TemporaryFile("w+") as log:
+            process = psutil.Popen(command, cwd=folder, env=task.environment(), stdout=log, stderr=subprocess.STDOUT)
+            try:
+                while process.poll() is None:
+                    steps = done()
+                    for mark in self.marks:
+                        if steps >= mark and mark not in self.noted:
+                            self.noted[mark] = _cpu_seconds(process)
+                    time.sleep(0.02)
+            finally:
+                if process.poll() is None:
+                    process.kill()
+            log.seek(0)
+            return log.read()
+
+    def per_image(self) -> float:
+        """CPU milliseconds per image of the timed steps; NaN where the run ended before they were seen."""
+        if len(self.noted) < len(self.marks):
+            return float("nan")
+        first, last = (self.noted[mark] for mark in self.marks)
+        return 1000 * (last - first) / self.images
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    """Of a process, its ended children, and those that live."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return sum(sum(one.cpu_times()[:4]) for one in (process, *process.children(recursive=True)))
+    return float("nan")
+
+
+def speed(task: Task, steps: list[tuple[float, float]], what: str, log: str, cpu: float) -> Speed:
     """Sum up the timed steps.
 
     Raises:
@@ -94,7 +146,7 @@ def speed(task: Task, steps: list[tuple[float, float]], what: str, log: str) -> 
         last = "\n".join(log.splitlines()[-15:])
         raise UserError(f"{what} made {len(steps)} of {task.steps} timed steps; its last words:\n{last}")
     seconds = sum(step for step, _ in steps)
-    return Speed(task.batch * len(steps) / seconds, sum(wait for _, wait in steps) / seconds, steps)
+    return Speed(task.batch * len(steps) / seconds, sum(wait for _, wait in steps) / seconds, cpu, steps)
 
 
 def make_venv(folder: Path) -> Path:
@@ -134,10 +186,11 @@ def run_open_clip(
         flags += ["--batch-size", str(task.batch), "--epochs", "1", "--model", task.model, "--device", task.device]
         flags += ["--log-every-n-steps", "1", "--save-frequency", "0", "--logs", str(folder), "--name", "run", *options]
         command = [str(python), "run.py", str(config) if task.config is not None else "", str(keep), when, *flags]
-        done = subprocess.run(command, cwd=folder, env=task.environment(), capture_output=True, text=True)
-    log = done.stdout + done.stderr
-    steps = [(task.batch / float(rate), float(data)) for data, _, rate in STEP.findall(done.stderr)]
-    return speed(task, steps, "open_clip_train", log)
+        file, watch = folder / "run" / "out.log", _CpuWatch(task)  # open_clip writes its log there, too
+        log = watch.run(command, folder, task, lambda: len(STEP.findall(_text(file))))
+        found = STEP.findall(_text(file))
+    steps = [(task.batch / float(rate), float(data)) for data, _, rate in found]
+    return speed(task, steps, "open_clip_train", log, watch.per_image())
 
 
 def run_ours(task: Task, options: Sequence[str] = (), keep: float = 1.0) -> Speed:
@@ -159,13 +212,17 @@ def run_ours(task: Task, options: Sequence[str] = (), keep: float = 1.0) -> Spee
         if task.config is not None:
             words.append(f"model.config={json.dumps(task.config)}".replace('"', ""))
         command = [sys.executable, "train.py", *words, *options]
-        done = subprocess.run(command, cwd=ROOT, env=task.environment(), capture_output=True, text=True)
-        log, file = done.stdout + done.stderr, Path(name, "bench", "metrics.jsonl")
-        rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        file, watch = Path(name, "bench", "metrics.jsonl"), _CpuWatch(task)
+        log = watch.run(command, ROOT, task, lambda: _text(file).count('"train/samples_per_second"'))
+        rows = [json.loads(line) for line in _text(file).splitlines()]
     rates = [row["value"] for row in rows if row["name"] == "train/samples_per_second"]
     waits = [row["value"] for row in rows if row["name"] == "train/data_wait"]
     steps = [(task.batch / rate, wait * task.batch / rate) for rate, wait in zip(rates, waits, strict=True)]
-    return speed(task, steps, "train.py", log)
+    return speed(task, steps, "train.py", log, watch.per_image())
+
+
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8") if file.exists() else ""
 
 
 def _balance(keep: float) -> str:

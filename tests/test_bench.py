@@ -55,10 +55,10 @@ def test_open_clip_s_log_is_read() -> None:
 
 def test_warm_up_is_left_out_and_a_run_that_fails_is_told() -> None:
     task = Task(("a.tar",), "small", None, 64, steps=2, warmup=1)
-    found = speed(task, [(100.0, 100.0), (1.0, 0.5), (3.0, 0.5)], "it", "log")
+    found = speed(task, [(100.0, 100.0), (1.0, 0.5), (3.0, 0.5)], "it", "log", 1.0)
     assert (found.images, found.wait) == (32, 0.25)
     with pytest.raises(UserError, match="made 1 of 2 timed steps; its last words:\nsorry"):
-        speed(task, [(1.0, 0.0)] * 2, "it", "sorry")
+        speed(task, [(1.0, 0.0)] * 2, "it", "sorry", 1.0)
 
 
 def test_generated_photos_are_samples(tmp_path: Path) -> None:
@@ -95,6 +95,7 @@ def test_train_py_is_timed(tmp_path: Path) -> None:
     assert found.images > 0
     assert len(found.steps) == 3
     assert 0 <= found.wait <= 1
+    assert 0 < found.cpu < 1000
 
 
 def test_a_trainer_that_can_t_start_is_told(tmp_path: Path) -> None:
