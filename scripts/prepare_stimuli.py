@@ -7,7 +7,7 @@ how it must lie is in docs/stimuli.md. Settings:
   source=<name>     one of the above
   from=<folder>     where the download lies; it is only read
   out=<folder>      the folder of all evaluation sets; later eval.root=<folder>
-  name=<folder>     the set's own folder in it, by default a name that conf/eval/full.yaml looks for
+  name=<folder>     the set's own folder in it, by default the source's name (ieat: eat)
   split=<name>      fairface, miap: val or train; captions: test, val, dev or train
   captions=<file>   coco, flickr: the file of captions inside the download
   pattern=<names>   morphs: such as {source_ethnicity}/{gender}/{series}/{step}
@@ -29,7 +29,7 @@ from scripts.job_options import split_options
 from scripts.stimuli_plan import write
 
 SOURCES = {**stimuli_faces.SOURCES, **stimuli_pictures.SOURCES}
-NAMES = {"ieat": "eat", "morphs": "morphs"}
+NAMES = {"ieat": "eat"}
 OPTIONS: dict[str, Any] = {
     "source": "",
     "from": "",

@@ -101,7 +101,7 @@ def captions(source: Path, options: dict[str, Any]) -> Plan:
         content = json.loads(file.read_text(encoding="utf-8"))
         found = _karpathy(content, split or "test") if "sentences" in content["images"][0] else _coco(content)
     pictures = {path.name: path for path in pictures_in(source)}
-    plan = Plan("captions", [])
+    plan = Plan("captions", [], split=split or "test")
     for name, texts in found.items():
         path = pictures.get(name)
         texts = [text.strip() for text in texts if text.strip()]

@@ -70,6 +70,7 @@ class Plan:
         items: the pictures, in order.
         table: name of the CSV file of their rows, for a folder of pictures; None writes shards.
         pictures: folder of the pictures inside the new one; or that of the shards.
+        split: which part of the source it is; shards without a folder are named after it.
         files: further files by name.
         left_out: what was not taken, by reason.
         notes: what is worth saying about it.
@@ -79,13 +80,14 @@ class Plan:
     items: list[Item]
     table: str | None = None
     pictures: str = ""
+    split: str = "test"
     files: dict[str, str] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
 
     def fingerprint(self) -> str:
         """A hash of all that is written but for the pictures' bytes, of which it takes names and sizes."""
-        digest = hashlib.sha256(json.dumps([self.source, self.table, self.pictures, self.files]).encode())
+        digest = hashlib.sha256(json.dumps([self.source, self.table, self.pictures, self.split, self.files]).encode())
         for item in self.items:
             known = [item.key, item.path.name, item.path.stat().st_size, item.members, item.row]
             digest.update(json.dumps(known, sort_keys=True).encode())
@@ -151,7 +153,7 @@ def _folder(plan: Plan, part: Path) -> Iterator[Unit]:
 def _shards(plan: Plan, part: Path) -> Iterator[Unit]:
     for start in range(0, len(plan.items), SHARD_ITEMS):
         items = plan.items[start : start + SHARD_ITEMS]
-        name = f"{start // SHARD_ITEMS}.tar" if plan.pictures else f"test-{start // SHARD_ITEMS:05d}.tar"
+        name = f"{start // SHARD_ITEMS}.tar" if plan.pictures else f"{plan.split}-{start // SHARD_ITEMS:05d}.tar"
         yield part / plan.pictures / name, items, partial(_tar, items)
 
 

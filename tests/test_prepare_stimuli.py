@@ -210,6 +210,7 @@ def test_captions(tmp_path: Path, source: str, lay: Any) -> None:
     found = read(made)
     assert found.captions == [("a", "b"), ("c",)]
     assert len(Retrieval("r", {"kind": "retrieval"}, found).texts) == 3
+    assert (made / "test-00000.tar").is_file()
     about = json.loads((made / "prepared.json").read_text())
     assert about["left_out"] == {"picture not there": 1}
     assert "3 captions" in about["notes"][0]
