@@ -1,6 +1,7 @@
 """Put a model through a suite of evaluations.
 
     python scripts/evaluate.py model.name=ViT-B-32 model.pretrained=laion2b_s34b_b79k suite=full out=<folder>
+    python scripts/evaluate.py model.init_from=runs/mine suite=full       # a run, a file, an open_clip folder or tag
 
 Own settings, as key=value:
   suite=full        a name of conf/eval/, or a YAML file of that form: sets, and a list of evaluators
@@ -51,7 +52,7 @@ def main(arguments: list[str]) -> int:
     options, overrides = split_options(arguments, OPTIONS)
     config = compose_suite(overrides, options["suite"])
     device = resolve_device(config.device)
-    check_model_name(config.model.name, config.model.config, config.model.pretrained)
+    check_model_name(config.model.name, config.model.config, config.model.pretrained, config.model.init_from)
     processes = PartialState(cpu=device.type == "cpu")
     rank, world, first = processes.process_index, processes.num_processes, processes.is_main_process
     name = model_name(config.model)

@@ -41,15 +41,16 @@ class Measured:
 def compose_suite(overrides: Sequence[str], suite: str) -> Config:
     """The configuration of an evaluation: `conf/eval/<suite>.yaml`, or a file of that form, and a model.
 
-    A model that is named needs no group: `model.name=` alone means an open_clip model.
+    A model that is named needs no group: `model.name=` alone means an open_clip model, `model.init_from=` alone a model
+    of the architecture that the weights carry.
 
     Raises:
         UserError: there is no such suite, or the overrides do not fit.
     """
     overrides = list(overrides)
     keys = {override.partition("=")[0] for override in overrides}
-    if "model" not in keys and "model.name" in keys:
-        overrides.insert(0, "model=open_clip")
+    if "model" not in keys and keys & {"model.name", "model.init_from"}:
+        overrides.insert(0, "model=open_clip" if "model.name" in keys else "model=from")
     if not suite.endswith((".yaml", ".yml")):
         return to_config(compose_raw([f"eval={suite}", *overrides]))
     path = Path(suite)
