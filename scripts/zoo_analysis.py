@@ -112,6 +112,7 @@ def contrast_of(table: pd.DataFrame, fact: str, same: list[str] | None) -> tuple
     low, high = values[0], values[-1]
     if "none" in (low, high):  # the untreated side first
         low, high = "none", next(value for value in (low, high) if value != "none")
+    table = table[~table["name"].str.contains(r"/p\[|_p\b|_chance$", regex=True)]
     shared = [name for name in (same or ALIKE) if name in table.columns and name != fact]
     return f"{fact}: {high} – {low}", matched_contrasts(table, fact, low, high, shared)
 
