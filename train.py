@@ -47,9 +47,10 @@ from models.losses import ContrastiveLoss
 from models.optim import create_optimizer, learning_rate, set_learning_rate
 from models.precision import HALF, MODES, attention, leave_cores_to_workers, resolve_device, resolve_precision
 from models.processes import PATIENCE, Processes
+from models.shard import Sharded, ShardedOptimizer, check_sharding, whole_tensor
 from models.signals import stop_on_signal
 from models.start import FROM, find_start, take_architecture
-from models.state import RunState
+from models.state import RunState, Stateful
 
 MAX_LOGIT_SCALE = 4.6052  # log 100, as CLIP clamps it
 
@@ -76,6 +77,7 @@ class Training:
     stopper: Stopper
     ema: Ema | None  # of the weights, which evaluations measure where it is kept
     lora: Lora | None
+    sharded: Sharded | None  # with FSDP: what `model` is a part of; the bundle's model is then brought up to date
 
 
 def main(config: Config) -> int:
@@ -101,6 +103,10 @@ def main(config: Config) -> int:
     )
     processes = Processes()
     world, first, say = processes.world, processes.first, processes.say
+    if config.fsdp:
+        wanted = config.model
+        others = {"model.ema": wanted.ema, "model.lora": wanted.lora, "model.keep_outputs": wanted.keep_outputs}
+        check_sharding(world, precision, others)
     if config.dry_run:
         return rehearse(config, specs, shards, held_out, device, precision, processes)
     name = processes.agree(config.name or make_up_name(config))
@@ -132,11 +138,16 @@ def main(config: Config) -> int:
     optim = config.optim
     lora = adapt(bundle.model, config.model.freeze, config.model.lora)
     ema = None if config.model.ema is None else Ema(bundle.model, config.model.ema)
+    sharded = Sharded(bundle.model, accelerator.device, world) if config.fsdp else None
+    trained = bundle.model if sharded is None else sharded.parts
     optimizer = create_optimizer(
-        bundle.model, optim.lr, optim.weight_decay, (optim.beta1, optim.beta2), optim.eps, optim.layer_decay
+        trained, optim.lr, optim.weight_decay, (optim.beta1, optim.beta2), optim.eps, optim.layer_decay
     )
     check_accumulation(bundle.model, optim.accumulate, config.data.batch_size)
-    model, optimizer = accelerator.prepare(bundle.model, optimizer)
+    if sharded is None:
+        model, optimizer = accelerator.prepare(trained, optimizer)
+    else:
+        model = accelerator.prepare_model(trained, evaluation_mode=True)  # its precision, and no DDP around it
     loss = ContrastiveLoss(bundle.loss, processes.rank, world, chunks=optim.accumulate)
     schedule = config.schedule
     epoch_samples = schedule.epoch_samples or stages.expected
@@ -165,6 +176,7 @@ def main(config: Config) -> int:
         stopper,
         ema,
         lora,
+        sharded,
     )
 
     # ------------------------------------------------------------------ where to begin
@@ -198,7 +210,7 @@ def main(config: Config) -> int:
             meter.add(batch, value)
             line.update(clock.batch, meter.note())
             if clock.step % config.track.every == 0:
-                scale = float(bundle.model.logit_scale.detach().exp())  # type: ignore[operator]
+                scale = float(whole_tensor(trained.logit_scale.detach()).exp())  # type: ignore[operator]
                 tracker.log(meter.metrics(lr, scale), clock.step, clock.epoch, clock.samples)
             if clock.at_epoch_end:
                 end_epoch(run)
@@ -253,7 +265,8 @@ def train_step(run: Training, batch: Batch) -> torch.Tensor:
     run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
     with torch.no_grad():
-        run.bundle.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)  # type: ignore[operator]
+        trained = run.bundle.model if run.sharded is None else run.sharded.parts
+        trained.logit_scale.clamp_(0, MAX_LOGIT_SCALE)  # type: ignore[operator]
     if run.ema is not None:
         run.ema.update()
     return value
@@ -288,6 +301,8 @@ def note_stage(run: Training) -> None:
 def evaluate(run: Training) -> dict[str, float]:
     """Measure the model, log it, and write the report anew; the metrics' values by name."""
     processes, clock = run.processes, run.clock
+    if run.sharded is not None:
+        run.sharded.gather()
     with run.ema.applied() if run.ema is not None else contextlib.nullcontext():
         metrics = run.suite.run(run.bundle, run.accelerator.device, processes.rank, processes.world)
     metrics += run.stopper.judge(metrics)
@@ -308,10 +323,16 @@ def evaluate(run: Training) -> dict[str, float]:
 
 def run_state(run: Training) -> RunState:
     """All that a run needs to go on."""
+    scaler = {} if run.accelerator.scaler is None else {"scaler": run.accelerator.scaler}  # of the loss, in fp16
+    if run.sharded is None:
+        model: dict[str, Stateful] = {"model": run.bundle.model, "optimizer": run.optimizer}
+    else:
+        model = {"model": run.sharded, "optimizer_by_name": ShardedOptimizer(run.sharded.parts, run.optimizer)}
     return RunState(
         shared={
-            "model": run.bundle.model,
-            "optimizer": run.optimizer,
+            **model,
+            **scaler,
+            "tracker": run.tracker,
             "stream": run.stream,
             "clock": run.clock,
             "keeper": run.keeper,
@@ -328,8 +349,8 @@ def run_state(run: Training) -> RunState:
 def save(run: Training, state: RunState) -> None:
     """Write a checkpoint, unless training has gone wrong since the last one."""
     run.meter.check_finite()
-    check_weights(run.bundle.model, run.clock.step)
     whole = state.state_dict()
+    check_weights(run.bundle.model, run.clock.step)
     if run.processes.first:
         run.keeper.save(whole)
     run.keeper.restart()

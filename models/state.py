@@ -64,6 +64,12 @@ class RunState:
                 f"{where} was written by {len(ranks)} processes, and this run has {self.processes.world}: the order "
                 f"of samples and the random states depend on that; resume with {len(ranks)}, or start a new run."
             )
+        missing = [name for name in self.shared if name not in state]
+        if missing:
+            raise UserError(
+                f"{where} holds no {' and no '.join(missing)}: it was written with other settings (fsdp, model.ema, "
+                "precision); resume with the same, or start a new run from its weights by model.init_from."
+            )
         for name, part in self.shared.items():
             part.load_state_dict(state[name])
         mine = ranks[self.processes.rank]

@@ -134,6 +134,23 @@ def test_two_processes_stopped_or_killed_go_on_bit_for_bit(
 
 
 @pytest.mark.slow
+def test_a_sharded_model_trains_as_a_whole_one_and_goes_on(world: Path, tmp_path: Path) -> None:
+    def task(name: str, *more: str) -> Callable[[], int]:
+        return lambda: train.main(train_config(wanted(world, tmp_path / name, 2, "siglip", "schedule.epochs=2", *more)))
+
+    assert together(2, task("ddp")) == [0, 0]
+    assert together(2, task("fsdp", "fsdp=true")) == [0, 0]
+    ddp, fsdp = (load_checkpoint(list_checkpoints(tmp_path / n / "of2/checkpoints")[-1]) for n in ("ddp", "fsdp"))
+    for name, weight in ddp["model"].items():
+        torch.testing.assert_close(fsdp["model"][name], weight, rtol=0, atol=2e-5)
+    before = measured(tmp_path / "fsdp/of2")
+    list_checkpoints(tmp_path / "fsdp/of2/checkpoints")[-1].unlink()  # as if killed before it
+    assert together(2, task("fsdp", "fsdp=true", "resume=true")) == [0, 0]
+    assert measured(tmp_path / "fsdp/of2") == before
+    assert together(2, task("ddp", "fsdp=true", "resume=true")) == [1, 1]  # refused: of another kind
+
+
+@pytest.mark.slow
 def test_one_process_that_fails_ends_all(world: Path, tmp_path: Path, root: Path) -> None:
     """One process meets what it can't use; the launcher ends the other, which waits for it."""
     shards = people_shards(tmp_path / "train", [40, 40])
