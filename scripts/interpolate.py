@@ -11,21 +11,18 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import matplotlib
 import torch
 from job_options import split_options
 from matplotlib import pyplot as plt
-from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
 from balance.errors import UserError
 from balance.progress import ProgressLine
 from balance.stream.shards import expand_shards
-from conf.cli import to_config
-from conf.schema import Config
 from eval.metric import read_metrics
 from eval.page import format_interval, format_number
 from eval.rundata import RunData, by_name, load_run
@@ -74,39 +71,38 @@ def read_options(arguments: list[str]) -> dict[str, Any]:
     return options
 
 
-def load_ends(options: dict[str, Any], config: Config) -> tuple[ModelBundle, dict[str, Any], dict[str, Any]]:
+def load_ends(options: dict[str, Any], config: dict[str, Any]) -> tuple[ModelBundle, dict[str, Any], dict[str, Any]]:
     """(model, weights at the start, weights of the run).
 
     Raises:
         UserError: the run started from random weights, or they do not fit.
     """
-    model = config.model
-    asked = options["start"] or model.init_from
-    if asked is None and model.pretrained:
-        asked = model.pretrained if Path(model.pretrained).exists() else f"{model.name}:{model.pretrained}"
+    model = config["model"]
+    asked, tag = options["start"] or model.get("init_from"), model.get("pretrained")
+    if asked is None and tag:
+        asked = tag if Path(tag).exists() else f"{model['name']}:{tag}"
     if asked is None:
         raise UserError(
             f"{options['run']} started from random weights, with which a mixture means nothing; name others by "
             "start=..."
         )
     start = find_start(str(asked), "start" if options["start"] else "model.init_from")
-    bundle = create("from", init_from=f"{options['run']}@{options['checkpoint']}", loss=model.loss)
+    bundle = create("from", init_from=f"{options['run']}@{options['checkpoint']}", loss=model.get("loss"))
     end = {name: tensor.clone() for name, tensor in bundle.model.state_dict().items()}
-    fit_weights(bundle.model, start.weights().tensors, start.said, str(config.name))
+    fit_weights(bundle.model, start.weights().tensors, start.said, str(config["name"]))
     begin = {name: tensor.clone() for name, tensor in bundle.model.state_dict().items()}
     return bundle, begin, end
 
 
-def load_suite(config: Config) -> Suite:
+def load_suite(config: dict[str, Any]) -> Suite:
     """The run's own evaluations."""
-    held_out = None
-    if config.data.eval is not None:
-        held_out = expand_shards(config.data.eval, "data.eval", config.data.allow_pipe)
-    wanted = config.eval
-    return build_suite(wanted.sets, wanted.evaluators, wanted.bootstrap, wanted.batch_size, held_out)
+    data, wanted, held_out = config["data"], config["eval"], None
+    if data.get("eval") is not None:
+        held_out = expand_shards(data["eval"], "data.eval", data.get("allow_pipe", False))
+    return build_suite(wanted["sets"], wanted["evaluators"], wanted["bootstrap"], wanted["batch_size"], held_out)
 
 
-def measure(options: dict[str, Any], config: Config, path: Path) -> None:
+def measure(options: dict[str, Any], config: dict[str, Any], path: Path) -> None:
     """Measure the mixtures that are not in the file yet, and append them."""
     done = {row["alpha"] for row in read_metrics(path)}
     missing = [alpha for alpha in options["alphas"] if alpha not in done]
@@ -114,7 +110,7 @@ def measure(options: dict[str, Any], config: Config, path: Path) -> None:
         return
     suite = load_suite(config)
     bundle, begin, end = load_ends(options, config)
-    device = resolve_device(config.device)
+    device = resolve_device(str(config.get("device", "auto")))
     bundle.model.to(device)
     with ProgressLine("interpolate", len(missing), "mixtures") as line:
         for alpha in missing:
@@ -178,7 +174,6 @@ def run(arguments: list[str]) -> Path:
     options = read_options(arguments)
     found = load_run(Path(options["run"]))
     out = Path(options["out"] or found.folder / "interpolation")
-    config = to_config(cast(DictConfig, OmegaConf.load(found.folder / "config.yaml")))
     out.mkdir(parents=True, exist_ok=True)
     path = out / "interpolation.jsonl"
     facts = json.dumps({key: str(options[key]) for key in ("checkpoint", "start")}, sort_keys=True)
@@ -186,7 +181,7 @@ def run(arguments: list[str]) -> Path:
     if about.is_file() and about.read_text(encoding="utf-8") != facts:
         raise UserError(f"{out} holds mixtures of other weights; name another folder by out=...")
     about.write_text(facts, encoding="utf-8")
-    measure(options, config, path)
+    measure(options, found.config, path)
     rows = [row for row in read_metrics(path) if row["alpha"] in options["alphas"]]
     with (out / "interpolation.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ("alpha", "name", "value", "low", "high", "count"), extrasaction="ignore")
