@@ -261,13 +261,15 @@ def launch(task: Callable[[Config], int | None], config_name: str = "train") -> 
 
     def run(raw: DictConfig) -> None:
         job = sweep_job(HydraConfig.get()) if HydraConfig.get().mode == RunMode.MULTIRUN else None
+        named = Config()
         try:
             config = to_config(raw) if job else stored_config(overrides) or to_config(raw)
-            status = task(name_job(config, job) if job else config)
+            named = name_job(config, job) if job else config
+            status = task(named)
         except UserError as error:
             status = fail(error)
             if job:  # the others may do
-                failed.append(job)
+                failed.append(named.name or job)
                 return
         if status:
             sys.exit(status)

@@ -96,15 +96,16 @@ def measure_cost(
     ahead, back = forward.get_total_flops(), backward.get_total_flops()
     once = ahead * (2 if micro_batches > 1 else 1)  # features are computed without a graph first
     width = output["image_features"].shape[1]
-    everyone = batch_size * world
-    loss_bytes = FLOAT * (2 * everyone * width + 4 * everyone * -(-batch_size // micro_batches))
+    # The scores of this process's anchors against its own batch are counted; those against other processes' are not.
+    others = batch_size * (world - 1)
+    loss_bytes = FLOAT * (2 * others * width + 4 * others * part)
     return Cost(
         trained,
         frozen,
         (ahead - text_share) / part,
         text_share / part,
         micro_batches * (once + back),
-        kept.bytes + images.nbytes + loss_bytes,
+        kept.bytes + loss_bytes,
     )
 
 

@@ -1,0 +1,126 @@
+"""A dry run: known sizes of known models, an estimate of memory held against what autograd keeps, every warning."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from balance.errors import UserError
+from conf.cli import compose
+from models.cost import measure_cost, shape_of
+from models.factory import create
+from models.losses import ContrastiveLoss, contrastive_loss
+from tests.launching import MODEL, make_world, tiny_overrides
+from tests.tiny import people_shards
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+def told(world: Path, runs: Path, capsys: pytest.CaptureFixture[str], *more: str) -> str:
+    assert train.main(compose(tiny_overrides(world, runs, "name=a", "dry_run=true", *more))) == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+# open_clip's own table of profiles: millions of parameters, and billions of multiply-adds for a picture and a text.
+@pytest.mark.parametrize(
+    ("preset", "millions", "gmacs"),
+    [("vit_b32", 151.28, 7.40), ("vit_b16", 149.62, 20.57), ("vit_s16", 62.26, 6.30), ("siglip_b16", 203.16, 23.45)],
+)
+def test_presets_have_the_known_sizes(preset: str, millions: float, gmacs: float) -> None:
+    name = compose([f"model={preset}"]).model.name
+    shape = shape_of(name)
+    assert shape is not None
+    model, loss, size = shape
+    assert size == 224
+    cost = measure_cost(model, loss, size, 8)
+    assert cost.trained / 1e6 == pytest.approx(millions, abs=0.01)
+    assert (cost.image_flops + cost.text_flops) / 2e9 == pytest.approx(gmacs, rel=0.02)
+    # Backward costs about twice what forward does.
+    assert cost.step_flops == pytest.approx(3 * 8 * (cost.image_flops + cost.text_flops), rel=0.05)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_estimate_of_memory_is_what_autograd_keeps(precision: str) -> None:
+    def build(device: str) -> torch.nn.Module:
+        with torch.device(device):
+            return create("test", MODEL, device=device).model
+
+    estimate = measure_cost(build("meta"), "clip", 16, 32, precision).activation_bytes
+    model, kept = build("cpu"), {}
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+    images, texts = torch.randn(32, 3, 16, 16), torch.zeros(32, 12, dtype=torch.int64)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        with torch.nn.attention.sdpa_kernel([torch.nn.attention.SDPBackend.MATH]), autocast:
+            output = model(images, texts)
+        contrastive_loss(ContrastiveLoss("clip"), output)
+    assert estimate == sum(size for size, _ in kept.values())
+
+
+def test_micro_batches_take_less_memory_and_one_more_forward() -> None:
+    def cost(parts: int):  # type: ignore[no-untyped-def]
+        with torch.device("meta"):
+            model = create("test", MODEL, device="meta").model
+        return measure_cost(model, "clip", 16, 64, micro_batches=parts)
+
+    whole, parts = cost(1), cost(4)
+    assert parts.activation_bytes < 0.5 * whole.activation_bytes
+    assert parts.step_flops == pytest.approx(4 / 3 * whole.step_flops, rel=0.1)
+
+
+def test_a_good_run_is_described_and_not_started(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = told(world, tmp_path, capsys)
+    assert "Nothing was started." in said
+    assert "parameters, trained / frozen" in said
+    assert "60 pictures" in said or "30 pictures" in said
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["data.batch_size=4000"], "fewer than one batch of 4,000"),
+        (["data.workers=5"], "There are 3 shards for 5 readers"),
+        (["dry.processes=7"], "There are 3 shards for 7 readers"),
+        (["data.eval=null", "eval.sets={faces: {path: /nowhere}}"], "Nothing would be evaluated"),
+        (["schedule.epochs=100"], "would be seen about"),
+        (["balance.keep=0.99"], "can't be met"),
+        (["eval.evaluators={job: {kind: zeroshot, set: faces, label: occupation, classes: [nurse, doctor, chef],"
+          " templates: ['a photo of one person who is said to be working as a very good {c}']}}"], "cuts 3 prompt(s)"),
+        (["model.context_length=4"], "captions, such as"),
+    ],
+)  # fmt: skip
+def test_what_would_go_wrong_is_said(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], sentence: str
+) -> None:
+    assert sentence in told(world, tmp_path, capsys, *more)
+
+
+def test_a_disk_too_small_and_a_name_taken(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").mkdir()
+    monkeypatch.setattr("eval.dry_run.shutil.disk_usage", lambda where: type("Usage", (), {"free": 10}))
+    said = told(world, tmp_path, capsys)
+    assert "The checkpoints take up to" in said
+    assert "choose another name, or add resume=true" in said
+
+
+def test_a_mistake_is_an_error_in_a_dry_run_too(tmp_path: Path) -> None:
+    people_shards(tmp_path / "train", [20])
+    people_shards(tmp_path / "eval", [10])
+    with pytest.raises(UserError, match="did you mean 'woman'"):
+        train.main(compose(tiny_overrides(tmp_path, tmp_path / "runs", "dry_run=true", "balance.target={wmoan: 0.5}")))

@@ -1,0 +1,156 @@
+"""Every experiment runs on tiny data; unlearning stops for the right reason; a sweep survives a job that fails."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import train
+from balance.errors import UserError
+from conf.cli import compose, groups
+from eval.metric import Metric
+from eval.stopping import FELL, REACHED, Stopper
+from models.checkpoint import list_checkpoints
+from models.keeper import best_checkpoint
+from tests.launching import data_overrides, make_world, measured, model_overrides, tiny_overrides
+
+UNLEARN = ["experiment=unlearn", "balance.min_concept_samples=5", "schedule.epoch_samples=32", "schedule.epochs=3"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def biased(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on the data as it is, to unlearn from."""
+    runs = tmp_path_factory.mktemp("biased")
+    wanted = tiny_overrides(world, runs, "experiment=pretrain_original", "name=a", "schedule.epochs=1")
+    assert train.main(compose([w for w in wanted if not w.startswith("balance.min")])) == 0
+    return runs / "a"
+
+
+def unlearn(world: Path, biased: Path, runs: Path, *more: str) -> int:
+    return train.main(compose([*data_overrides(world, runs), f"model.init_from={biased}", *UNLEARN, *more]))
+
+
+def test_the_experiments_say_what_they_are_called() -> None:
+    made = {"pretrain_balanced", "pretrain_original", "staged", "unlearn", "sweep"}
+    assert made <= set(groups()["experiment"])
+
+
+@pytest.mark.parametrize(("experiment", "plan", "stages"), [("pretrain_balanced", True, 0), ("staged", True, 2)])
+def test_pretraining_experiments_run(world: Path, tmp_path: Path, experiment: str, plan: bool, stages: int) -> None:
+    wanted = tiny_overrides(world, tmp_path, f"experiment={experiment}", "schedule.epochs=1")
+    assert train.main(compose([*wanted, *(["stage.share=0.5"] if stages else [])])) == 0
+    (folder,) = [path for path in tmp_path.iterdir() if (path / "metrics.jsonl").exists()]
+    assert (folder / "plan/plan.json").exists() == plan
+    assert len([row for row in measured(folder) if row["name"] == "train/stage"]) == stages
+
+
+def test_unlearning_stops_when_the_targets_are_reached(world: Path, biased: Path, tmp_path: Path) -> None:
+    assert unlearn(world, biased, tmp_path, "name=u", "stop.targets={rb/mean_parity: 2}", "stop.quality={}") == 0
+    outcome = json.loads((tmp_path / "u/outcome.json").read_text())
+    assert (outcome["outcome"], outcome["samples"]) == (REACHED, 0)  # any model meets this one
+    before = [row["value"] for row in measured(biased) if row["name"] == "rb/mean_parity"][-1]
+    assert outcome["before"]["rb/mean_parity"] == pytest.approx(before)  # that of the model started from
+
+
+def test_unlearning_ends_without_reaching_and_keeps_the_best(world: Path, biased: Path, tmp_path: Path) -> None:
+    targets = ["stop.targets={rb/mean_parity: 1.0e-9}", "stop.quality={job/top1: 2}"]
+    assert unlearn(world, biased, tmp_path, "name=u", *targets) == 0
+    outcome = json.loads((tmp_path / "u/outcome.json").read_text())
+    assert (outcome["outcome"], outcome["samples"]) == ("not reached", 96)
+    scores = {r["step"]: r["value"] for r in measured(tmp_path / "u") if r["name"] == "stop/score" and r["step"]}
+    best = best_checkpoint(tmp_path / "u/checkpoints")
+    assert best is not None
+    assert int(best.stem.removeprefix("step-")) == min(scores, key=lambda step: scores[step])
+
+
+def test_unlearning_stops_when_quality_falls(
+    world: Path, biased: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, values = Stopper.judge, iter([0.9, 0.88, 0.7, 0.9])
+
+    def judge(self: Stopper, metrics: list[Metric]) -> list[Metric]:
+        fixed = [m for m in metrics if m.name != "job/top1"]
+        return original(self, [*fixed, Metric("job/top1", next(values))])
+
+    monkeypatch.setattr(Stopper, "judge", judge)
+    targets = ["stop.targets={rb/mean_parity: 1.0e-9}", "stop.quality={job/top1: 0.1}"]
+    assert unlearn(world, biased, tmp_path, "name=u", *targets) == 0
+    outcome = json.loads((tmp_path / "u/outcome.json").read_text())
+    assert (outcome["outcome"], outcome["samples"]) == (FELL, 64)
+    best = best_checkpoint(tmp_path / "u/checkpoints")
+    assert best is not None
+    assert best.name == "step-00000002.pt"
+    # A run that has ended stays so.
+    assert unlearn(world, biased, tmp_path, "name=u", "resume=true", *targets) == 0
+    assert list_checkpoints(tmp_path / "u/checkpoints")[-1].name == "step-00000004.pt"
+
+
+def bias(value: float, low: float, high: float, quality: float) -> list[Metric]:
+    return [Metric("rb/mean_parity", value, low, high), Metric("job/top1", quality)]
+
+
+def test_verdicts() -> None:
+    stopper = Stopper({"rb/mean_parity": 0.1}, {"job/top1": 0.05})
+    verdict = {m.name: m.value for m in stopper.judge(bias(-0.3, -0.4, -0.2, 0.9))}
+    assert verdict == pytest.approx({"stop/quality": 0, "stop/bias": 3, "stop/score": 3})
+    assert stopper.outcome is None
+    stopper.judge(bias(-0.09, -0.2, 0.01, 0.86))
+    assert stopper.outcome == REACHED
+    certain = Stopper({"rb/mean_parity": 0.1}, {}, certain=True)
+    certain.judge(bias(-0.09, -0.2, 0.01, 0.9))
+    assert certain.outcome is None
+    certain.judge(bias(-0.05, -0.1, 0.01, 0.1))
+    assert certain.outcome == REACHED
+    fallen = Stopper({"rb/mean_parity": 0.1}, {"job/top1": 0.05})
+    fallen.judge(bias(0.3, 0.2, 0.4, 0.9))
+    verdict = {m.name: m.value for m in fallen.judge(bias(0.01, 0, 0.02, 0.8))}
+    assert fallen.outcome == FELL  # low bias does not buy lost quality
+    assert verdict["stop/score"] > 1000
+    again = Stopper({"rb/mean_parity": 0.1}, {"job/top1": 0.05})
+    again.load_state_dict(fallen.state_dict())
+    assert (again.outcome, again.before) == (FELL, fallen.before)
+
+
+def test_quality_that_is_not_a_number_has_fallen() -> None:
+    stopper = Stopper({}, {"job/top1": 0.05})
+    stopper.judge(bias(0, 0, 0, 0.9))
+    stopper.judge(bias(0, 0, 0, float("nan")))
+    assert stopper.outcome == FELL
+
+
+@pytest.mark.parametrize(
+    ("targets", "quality", "sentence"),
+    [({"rb/mean_parity": 0}, {}, "above 0"), ({}, {"job/top1": -1}, "above 0"), ({"rb/mean": 0.1}, {}, "not measure")],
+)
+def test_bad_limits_are_told(targets: dict[str, float], quality: dict[str, float], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        Stopper(targets, quality).judge(bias(0, 0, 0, 0.9))
+
+
+@pytest.mark.slow
+def test_a_sweep_names_its_jobs_survives_one_that_fails_and_goes_on(world: Path, tmp_path: Path, root: Path) -> None:
+    given = [
+        *data_overrides(world, tmp_path),
+        *model_overrides(),
+        "balance.min_concept_samples=5",
+        "schedule.epochs=1",
+        "stage.share=1.0",
+        "balance.eps_association=0.1",
+    ]
+    command = [sys.executable, "train.py", "-m", "experiment=sweep", *given, "balance.keep=0.3,7.0"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=300)
+    assert done.returncode == 2
+    assert "sweep-keep-7.0" in done.stderr.splitlines()[-1]
+    folder = tmp_path / "sweep-keep-0.3_eps_association-0.1_share-1.0"
+    assert folder.is_dir(), [path.name for path in tmp_path.iterdir()]
+    command[-1] = "balance.keep=0.3,0.5"
+    done = subprocess.run([*command, "resume=true"], capture_output=True, text=True, cwd=root, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "sweep-keep-0.5_eps_association-0.1_share-1.0/report.html").exists()
