@@ -157,7 +157,9 @@ class GroupMeasures:
             return []
         name = f"{self.asked.name}/{what}[{self.group.name}{', ' + detail if detail else ''}]"
         low, high = found[1:] if len(self.group.rows) > 1 else (None, None)
-        return [Metric(name, found[0], low, high, self.group.rows.size, prompts)]
+        series, steps = self.group.rows.shape
+        whole = what == "skew" or what.endswith("correlation")  # over all steps; the others are of one step
+        return [Metric(name, found[0], low, high, series * steps if whole else series, prompts)]
 
 
 def single_category(unpleasant: Floats, pleasant: Floats) -> Floats:
