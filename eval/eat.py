@@ -171,7 +171,16 @@ class Eat:
         count = len(found.x) + len(found.y)
         what = f"{names[0]} against {names[1]}, {test.a} against {test.b}"
         self.rows.append(
-            {"name": test.name, "order": test.order or "", "what": what, "value": d, "low": low, "high": high, "p": p}
+            {
+                "name": test.name,
+                "order": test.order or "",
+                "what": what,
+                "label": _label(test, names),
+                "value": d,
+                "low": low,
+                "high": high,
+                "p": p,
+            }
         )
         yield Metric(f"{self.name}/d[{test.name}]", d, low, high, count, what)
         yield Metric(f"{self.name}/p[{test.name}]", p, count=count, prompts=what)
@@ -226,6 +235,13 @@ def _resolve(cache: dict[str, Stimuli | str], definitions: Any, side: str, sets:
     return replace(found)
 
 
+def _label(test: Test, names: list[str]) -> str:
+    """What a chart calls a test: a number such as weat5b says nothing to most readers."""
+    if test.order or "/" in names[0]:
+        return test.name
+    return f"{test.name}: {names[0]} – {names[1]}".replace("_", " ")
+
+
 def _clusters(one: Stimuli) -> NDArray[np.intp] | None:
     return one.clusters
 
@@ -248,5 +264,5 @@ def _pages(rows: list[dict[str, Any]]) -> dict[str, str]:
     for order in dict.fromkeys(row["order"] for row in rows):
         own = [row for row in rows if row["order"] == order]
         title = f"Effect sizes, {order}" if order else "Effect sizes"
-        pages[title] = forest_chart(title, [row["name"] for row in own], [("d", own)], "d", zero=True)
+        pages[title] = forest_chart(title, [row["label"] for row in own], [("d", own)], "d", zero=True)
     return {**pages, "association tests": table}
