@@ -113,13 +113,19 @@ class Association:
                 yield from self._concepts(p, sides, rng, resamples)
             if self.within:
                 yield self._between_cells(p, rng, resamples)
-        for (first, second), prompts in zip(self.pairs, self.pair_prompts, strict=True):
-            p = embed.probabilities(images, prompts).numpy()[:, :1]
-            for sides in [self.all, *self.within]:
-                value, low, high = statistic_interval(sides.split(p), _difference, rng, resamples)
+        if self.pairs:
+            yield from self._pairs(embed, rng, resamples)
+
+    def _pairs(self, embed: Embedder, rng: np.random.Generator, resamples: int) -> Iterator[Metric]:
+        """All pairs on the same resamples, which costs no more than one."""
+        images = embed.images(self.data)
+        p = np.stack([embed.probabilities(images, prompts).numpy()[:, 0] for prompts in self.pair_prompts], axis=1)
+        for sides in [self.all, *self.within]:
+            value, low, high = statistic_interval(sides.split(p), _difference, rng, resamples)
+            for r, (first, second) in enumerate(self.pairs):
                 place = f"{first}/{second}" + (f", {sides.suffix[1:-1]}" if sides.suffix else "")
-                ends = float(low[0]), float(high[0])
-                yield Metric(f"{self.name}/pair[{place}]", float(value[0]), *ends, sides.count, prompts[0][0])
+                ends, prompt = (float(low[r]), float(high[r])), self.pair_prompts[r][0][0]
+                yield Metric(f"{self.name}/pair[{place}]", float(value[r]), *ends, sides.count, prompt)
 
     def _concepts(self, p: Floats, sides: Sides, rng: np.random.Generator, resamples: int) -> Iterator[Metric]:
         groups = sides.split(p)
