@@ -1,0 +1,59 @@
+"""Draw what an unlearning run did: bias and quality against samples, with the targets and the bounds.
+
+python scripts/unlearning_curve.py runs/demo-unlearn --out docs/images/unlearning.png
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import matplotlib
+
+from balance.errors import UserError
+from eval.metric import read_metrics
+from eval.rundata import by_name
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # Okabe and Ito's, which the colour-blind tell apart
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("--out", type=Path, required=True, help="picture to write")
+    options = parser.parse_args()
+    path = options.run / "outcome.json"
+    if not path.is_file():
+        raise UserError(f"There is no {path}: the run is no unlearning run, or it has not ended.")
+    outcome = json.loads(path.read_text(encoding="utf-8"))
+    series = by_name(read_metrics(options.run / "metrics.jsonl"))
+    figure, panels = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    limits = {"bias": outcome["targets"], "quality": outcome["quality"]}
+    for panel, (title, wanted) in zip(panels, limits.items(), strict=True):
+        for colour, (name, limit) in zip(COLOURS, wanted.items(), strict=False):
+            rows = series[name]
+            x, y = [row["samples"] for row in rows], [row["value"] for row in rows]
+            panel.plot(x, y, marker="o", color=colour, label=name)
+            if all(row.get("low") is not None for row in rows):
+                panel.fill_between(x, [r["low"] for r in rows], [r["high"] for r in rows], color=colour, alpha=0.15)
+            level = limit if title == "bias" else y[0] - limit
+            panel.axhline(level, color=colour, linestyle=":", linewidth=1)
+        panel.axhline(0, color="#888888", linewidth=0.6)
+        panel.set(
+            title=f"{title} (dotted: {'target' if title == 'bias' else 'bound'})", xlabel="samples of fine-tuning"
+        )
+        panel.legend(frameon=False, fontsize=8)
+    figure.savefig(options.out, dpi=130)
+    print(outcome["sentence"])
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
