@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from job_options import split_options
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from balance.errors import UserError
 from eval.card import rows_at, write_card
@@ -18,6 +19,7 @@ from models.export import check_place, export
 from models.factory import create
 from models.start import FROM, find_start
 from models.weights import fit_weights, read_weights
+from scripts.job_options import split_options
 
 DEFAULTS: dict[str, Any] = {
     "run": "",

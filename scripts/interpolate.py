@@ -15,10 +15,12 @@ from typing import Any
 
 import matplotlib
 import torch
-from job_options import split_options
 from matplotlib import pyplot as plt
 from rich.console import Console
 from rich.table import Table
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from balance.errors import UserError
 from balance.progress import ProgressLine
@@ -31,6 +33,7 @@ from models.factory import ModelBundle, create
 from models.precision import resolve_device
 from models.start import find_start
 from models.weights import fit_weights
+from scripts.job_options import split_options
 
 matplotlib.use("Agg")
 DEFAULTS: dict[str, Any] = {
