@@ -7,7 +7,8 @@ Settings, as key=value:
   out=<folder>        analysis.html, analysis.json and a CSV file for each table; by default the zoo's folder
   extra=[fact, ...]   further facts in the mixed model, such as balance
   quality=<metric>    or a fact, such as VTAB+ given in the zoo's list; by default the first zero-shot top-1
-  contrast=<fact>     compare models that differ in it alone: its smallest with its largest value, or the two it has
+  contrast=<fact>     compare models that differ in it alone: its smallest with its largest value, or
+  between=[a, b]      these two of its values
   same=[fact, ...]    what the models of a pair share; by default data set, its size, architecture, parameters, loss,
                       balance, seed and samples seen, without the contrast itself
 """
@@ -30,7 +31,15 @@ from eval.zoo_regression import correlations, effects, impressions_model, matche
 from scripts.job_options import split_options
 from scripts.suite_tools import write_text
 
-OPTIONS: dict[str, Any] = {"zoo": "", "out": "", "extra": [], "quality": "", "contrast": "", "same": None}
+OPTIONS: dict[str, Any] = {
+    "zoo": "",
+    "out": "",
+    "extra": [],
+    "quality": "",
+    "contrast": "",
+    "between": None,
+    "same": None,
+}
 ALIKE = (
     "dataset",
     "dataset_size",
@@ -87,7 +96,7 @@ def analyse(table: pd.DataFrame, options: dict[str, Any]) -> Analysis:
         whole = ~measures["name"].str.contains(r"\[") | measures["name"].isin(tests["name"])
         found.correlations = correlations(measures[whole], quality)
     if options["contrast"]:
-        found.contrast_of, found.contrast = contrast_of(table, options["contrast"], options["same"])
+        found.contrast_of, found.contrast = contrast_of(table, options["contrast"], options["between"], options["same"])
     return found
 
 
@@ -104,13 +113,17 @@ def quality_of(table: pd.DataFrame, wanted: str) -> tuple[str, pd.Series | None]
     return name, table[table["name"] == name].set_index("model")["value"]
 
 
-def contrast_of(table: pd.DataFrame, fact: str, same: list[str] | None) -> tuple[str, pd.DataFrame]:
+def contrast_of(
+    table: pd.DataFrame, fact: str, between: list[Any] | None, same: list[str] | None
+) -> tuple[str, pd.DataFrame]:
     """What is contrasted, in words, and the table."""
     if fact not in table.columns or table[fact].dropna().nunique() < 2:
         raise UserError(f"contrast={fact} is no fact in which the models of this zoo differ.")
     values = sorted(table[fact].dropna().unique())
-    low, high = values[0], values[-1]
-    if "none" in (low, high):  # the untreated side first
+    if between is not None and (len(between) != 2 or not set(between) <= set(values)):
+        raise UserError(f"between={between} must be two values of {fact}, which has {', '.join(map(str, values))}.")
+    low, high = between or (values[0], values[-1])
+    if not between and "none" in (low, high):  # the untreated side first
         low, high = "none", next(value for value in (low, high) if value != "none")
     table = table[~table["name"].str.contains(r"/p\[|_p\b|_chance$", regex=True)]
     shared = [name for name in (same or ALIKE) if name in table.columns and name != fact]

@@ -285,5 +285,7 @@ def test_an_analysis_from_the_command_line(tmp_path: Path, capsys: pytest.Captur
         zoo_analysis.main([f"zoo={tmp_path}", "quality=nothing"])
     with pytest.raises(UserError, match="no fact in which the models"):
         zoo_analysis.main([f"zoo={tmp_path}", "contrast=dataset"])
+    with pytest.raises(UserError, match=r"must be two values of balance, which has m4, none"):
+        zoo_analysis.main([f"zoo={tmp_path}", "contrast=balance", "between=[m4, other]"])
     with pytest.raises(UserError, match=r"there is no zoo\.parquet"):
         zoo_analysis.main(["zoo=/nowhere"])
