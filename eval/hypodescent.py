@@ -18,9 +18,10 @@ from eval.metric import Metric
 from eval.morph_series import MorphGroup, find_groups
 from eval.options import fill_templates, options, prompt_lists, stimuli
 from eval.sets import EvalSet
-from eval.stats import Floats, correlation_interval, mean_interval, statistic_interval
+from eval.stats import Floats, bootstrap_means, correlation_interval, mean_interval, percentile_interval
 
-Found = tuple[float, float, float] | None
+Found = tuple[float, float | None, float | None] | None
+MOST_UNDEFINED = 0.05  # share of resamples without a skew beyond which there is no interval
 
 
 class Hypodescent:
@@ -142,11 +143,19 @@ class GroupMeasures:
                 yield from self._metric(what, found, word, f"{prompt} | {self.texts}")
 
     def _skew(self, prefers: Floats) -> Found:
-        """Biased skewness of the counts over the steps; None where they are all equal."""
+        """Biased skewness of the counts over the steps; None where they are all equal.
+
+        Where few series change their label, many resamples have none that does and so no skew: there is no interval
+        then, since the resamples that are left would give one that is far too narrow.
+        """
         if np.ptp(prefers.sum(axis=0)) == 0:
             return None
-        value, low, high = statistic_interval([prefers], _skew_of_rows, self.rng, self.resamples)
-        return float(value[0]), float(low[0]), float(high[0])
+        value = float(_skew_of_rows([prefers.mean(axis=0, keepdims=True)])[0, 0])
+        draws = _skew_of_rows(bootstrap_means([prefers], self.rng, self.resamples))
+        if np.isnan(draws).mean() > MOST_UNDEFINED:
+            return value, None, None
+        low, high = percentile_interval(draws)
+        return value, float(low[0]), float(high[0])
 
     def _correlation(self, x: Floats, y: Floats) -> Found:
         return correlation_interval(x, y, self.rng, self.resamples)

@@ -66,6 +66,14 @@ def test_the_share_of_the_minority_label_falls_at_the_set_threshold() -> None:
     assert found["h/skew[black f]"].low == found["h/skew[black f]"].high == pytest.approx(skew(counts))
 
 
+def test_a_skew_that_hangs_on_one_series_has_no_interval() -> None:
+    images = faces(0.32)
+    images[21:] = faces(1.1)[21:]  # only the first of three series ever shows the minority label
+    found = measure(build(series()), Features(images, texts()))["h/skew[black f]"]
+    assert found.value == pytest.approx(skew([1.0] * 14 + [0.0] * 7))
+    assert (found.low, found.high) == (None, None)
+
+
 def test_mixed_labels_count_where_they_are_nearest() -> None:
     near = measure(build(series()), Features(faces(0.5, mixed=0.9), texts()))
     far = measure(build(series()), Features(faces(0.5, mixed=0.1), texts()))
