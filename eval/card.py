@@ -9,7 +9,6 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from balance.errors import UserError
 from eval.page import format_number
 from eval.rundata import Row, RunData
 
@@ -39,8 +38,7 @@ tokenizer = open_clip.get_tokenizer("local-dir:<folder>")
 def rows_at(run: RunData, step: int | None) -> list[Row]:
     """The evaluators' metrics of a step, those of the run's summary first; of the newest evaluation up to it.
 
-    Raises:
-        UserError: nothing was measured until then.
+    Empty if nothing was measured until then; the card says so.
     """
     last = math.inf if step is None else step
     found = {}
@@ -49,8 +47,6 @@ def rows_at(run: RunData, step: int | None) -> list[Row]:
         if until:
             found[name] = until[-1]
     newest = max((row["step"] for row in found.values()), default=None)
-    if newest is None:
-        raise UserError(f"{run.folder} has no evaluation up to step {step}; a model card would have nothing to say.")
     found = {name: row for name, row in found.items() if row["step"] == newest}
     first = [name for name in run.headline.values() if name in found]
     return [found[name] for name in dict.fromkeys([*first, *found])]
@@ -71,7 +67,7 @@ def write_card(run: RunData, rows: list[Row], averaged: bool, license: str | Non
         license=license,
         tags=["clip" if _loss(run) == "clip" else "siglip", "open_clip", "bias", "counterbalance"],
         model_name=run.name,
-        eval_results=[_result(run, row) for row in rows],
+        eval_results=[_result(run, row) for row in rows] or None,
     )
     return f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(_text(run, rows, averaged))
 
@@ -107,10 +103,14 @@ def _label(run: RunData, name: str) -> str:
 def _text(run: RunData, rows: list[Row], averaged: bool) -> Iterable[str]:
     model = run.config["model"]
     yield f"# {run.name}\n"
+    until = (
+        f"with its bias and quality measured after {rows[0]['samples']:,} samples (step {rows[0]['step']})"
+        if rows
+        else "whose bias and quality were **not measured**"
+    )
     yield (
         f"A {'CLIP' if _loss(run) == 'clip' else 'SigLIP'} model ({model['name']}) trained on data that was "
-        f"**{run.treatment}**, with its bias and quality measured after {rows[0]['samples']:,} samples "
-        f"(step {rows[0]['step']}).{' Its weights are the running average over the steps.' if averaged else ''}\n"
+        f"**{run.treatment}**, {until}.{' Its weights are the running average over the steps.' if averaged else ''}\n"
     )
     start = model.get("init_from") or model.get("pretrained")
     yield f"It was trained from {f'the weights `{_public(start)}`' if start else 'random weights'}.\n"
@@ -126,7 +126,8 @@ def _text(run: RunData, rows: list[Row], averaged: bool) -> Iterable[str]:
             yield "| measure | value | 95 % interval | pictures or pairs | prompts |\n|---|---|---|---|---|"
             yield from (_row(run, row) for row in chosen)
             yield ""
-    yield "Intervals are from a bootstrap over pictures.\n"
+    if rows:
+        yield "Intervals are from a bootstrap over pictures.\n"
     yield from _training_data(run)
     yield f"## Limits\n\n{LIMITS}"
 
