@@ -9,47 +9,52 @@ Everything that can be known to be wrong is checked before the first step.
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, set_seed
 
-from balance.labels.attributes import read_meta
-from balance.prepare import Balance, prepare_balance, save_balance
+from balance.prepare import save_balance
 from balance.progress import ProgressLine
-from balance.stages import StagedStream, Stages, StageSpec, prepare_stages, resolve_stages, stage_specs
+from balance.stages import StagedStream, Stages, prepare_stages, resolve_stages, stage_specs
 from balance.stream.accepted import over_processes
-from balance.stream.balanced import BalancedStream, Batch, StreamConfig
-from balance.stream.features import FeatureBatches, prepare_features
+from balance.stream.balanced import Batch
 from balance.stream.scaled import missing_packages
 from balance.stream.shards import expand_shards
+from conf.build import (
+    check_model,
+    create_keeper,
+    create_model,
+    create_stream,
+    create_suite,
+    goes_on,
+    keep_tower_outputs,
+    prepare_data,
+    rehearse,
+)
 from conf.cli import launch
 from conf.run import as_dict, check_run, create_folder, make_up_name, write_config
 from conf.schema import Config
-from eval.dry_run import dry_run
 from eval.meter import Meter
 from eval.metric import Metric, as_metrics
 from eval.provenance import write_provenance
 from eval.report import write_report
-from eval.runner import Suite, build_suite
+from eval.runner import Suite
 from eval.stopping import Stopper, write_outcome
 from eval.track import Tracker
 from models.accumulate import backward, check_accumulation
-from models.adapt import Lora, adapt, check_adaptation
-from models.cached import KeptTowers, freeze_towers, keep_outputs
-from models.checkpoint import check_weights, list_checkpoints
+from models.adapt import Lora, adapt
+from models.checkpoint import check_weights
 from models.clock import Clock
-from models.ema import Ema, check_ema
-from models.factory import ModelBundle, check_model_name, create
+from models.ema import Ema
+from models.factory import ModelBundle
 from models.keeper import Keeper
 from models.losses import ContrastiveLoss
 from models.optim import create_optimizer, learning_rate, set_learning_rate
-from models.precision import HALF, MODES, attention, leave_cores_to_workers, resolve_device, resolve_precision
+from models.precision import MODES, attention, leave_cores_to_workers, resolve_device, resolve_precision
 from models.processes import PATIENCE, Processes
 from models.shard import Sharded, ShardedOptimizer, check_sharding, whole_tensor
 from models.signals import stop_on_signal
-from models.start import FROM, find_start, take_architecture
 from models.state import RunState, Stateful
 
 MAX_LOGIT_SCALE = 4.6052  # log 100, as CLIP clamps it
@@ -117,12 +122,12 @@ def main(config: Config) -> int:
     say(f"Run {name}: {config.model.name} on {len(shards)} shards, {world} process(es), {device.type}, {precision}")
 
     # ------------------------------------------------------------------ evaluation sets, attributes, plan
-    suite = _build_suite(config, held_out)
+    suite = create_suite(config, held_out)
     missing = missing_packages() if config.data.fast_decode else None
     for sentence in [*suite.skipped, *([missing] if missing else [])]:
         say(f"note: {sentence}")
     with accelerator.main_process_first():  # the first labels the shards, the others find them labelled
-        stages = prepare_stages(specs, lambda wanted: _prepare_balance(config, wanted, shards, first))
+        stages = prepare_stages(specs, lambda wanted: prepare_data(config, wanted, shards, first))
     balance = stages.main
     if first:
         save_balance(balance, folder / "plan")
@@ -131,10 +136,10 @@ def main(config: Config) -> int:
 
     # ------------------------------------------------------------------ model, optimiser, stream
     set_seed(config.seed)
-    bundle = _create_model(config, accelerator.device, load=not goes_on(config))
+    bundle = create_model(config.model, accelerator.device, load=not goes_on(config))
     for sentence in bundle.notes:
         say(f"note: {sentence}")
-    make_batch = _keep_outputs(config, shards, stages, bundle, accelerator, precision)
+    make_batch = keep_tower_outputs(config, shards, stages, bundle, accelerator, precision)
     optim = config.optim
     lora = adapt(bundle.model, config.model.freeze, config.model.lora)
     ema = None if config.model.ema is None else Ema(bundle.model, config.model.ema)
@@ -152,10 +157,10 @@ def main(config: Config) -> int:
     schedule = config.schedule
     epoch_samples = schedule.epoch_samples or stages.expected
     clock = Clock(epoch_samples, config.data.batch_size * world, schedule.epochs, schedule.warmup)
-    stream = _create_stream(config, shards, stages, bundle, processes, clock, make_batch)
+    stream = create_stream(config, shards, stages, bundle, processes, clock, make_batch)
     meter = Meter(clock, balance.s_names, balance.y_names, config.data.max_bad, processes)
     tracker = Tracker(folder, first, name, as_dict(config))
-    keeper = _create_keeper(config, folder, clock)
+    keeper = create_keeper(config, folder, clock)
     stopper = Stopper(config.stop.targets, config.stop.quality, config.stop.certain)
     run = Training(
         config,
@@ -229,26 +234,6 @@ def main(config: Config) -> int:
         say(f"Stopped at step {clock.step}; go on with: name={name} resume=true")
         return 128 + max(processes.gather(stopped[0] if stopped else 0))
     say(f"Done. Report: {folder / 'report.html'}")
-    return 0
-
-
-def rehearse(
-    config: Config,
-    specs: list[StageSpec],
-    shards: list[str],
-    held_out: list[str] | None,
-    device: torch.device,
-    precision: str,
-    processes: Processes,
-) -> int:
-    """Say what the run would take and what would go wrong, and start nothing."""
-    if not processes.first:
-        return 0
-    suite = _build_suite(config, held_out)
-    stages = prepare_stages(specs, lambda wanted: _prepare_balance(config, wanted, shards, True))
-    print(stages.main.table())
-    world = config.dry.processes or processes.world
-    print(dry_run(config, shards, stages, suite, lambda: _blueprint(config), device, precision, world).text())
     return 0
 
 
@@ -354,131 +339,6 @@ def save(run: Training, state: RunState) -> None:
     if run.processes.first:
         run.keeper.save(whole)
     run.keeper.restart()
-
-
-def _prepare_balance(config: Config, wanted: dict[str, Any], shards: list[str], first: bool) -> Balance:
-    cache = Path(config.runs) / "attributes"
-    workers = config.data.workers if config.data.workers > 1 else 0  # one more process would only wait for this one
-    return prepare_balance(shards, config.attributes, wanted, cache, config.data.max_bad, workers, first)
-
-
-def check_model(config: Config) -> None:
-    """Check the model's settings, and write down the architecture where it is that of the weights to start from.
-
-    A run's configuration then says what is trained even when the weights it started from have gone.
-    """
-    wanted = config.model
-    init_from = None if goes_on(config) else wanted.init_from
-    check_model_name(wanted.name, wanted.config, wanted.pretrained, init_from)
-    check_adaptation(wanted.freeze, wanted.lora)
-    check_ema(wanted.ema)
-    if init_from is None:
-        return
-    start = find_start(init_from)
-    if wanted.name == FROM:
-        wanted.name, wanted.config, wanted.preprocess, wanted.loss = take_architecture(
-            start, wanted.preprocess, wanted.loss
-        )
-    elif wanted.preprocess is None:
-        wanted.preprocess = start.preprocess() or None
-
-
-def goes_on(config: Config) -> bool:
-    """Whether a run goes on from a checkpoint of its own, so that it needs no other weights."""
-    folder = Path(config.runs) / (config.name or "") / "checkpoints"
-    return config.resume and bool(list_checkpoints(folder))
-
-
-def _create_model(config: Config, device: torch.device, load: bool) -> ModelBundle:
-    wanted = config.model
-    return create(
-        wanted.name,
-        wanted.config,
-        wanted.preprocess,
-        wanted.pretrained,
-        wanted.loss,
-        wanted.context_length,
-        device,
-        wanted.init_from if load else None,
-        wanted.image_size,
-        load,
-    )
-
-
-def _keep_outputs(
-    config: Config, shards: list[str], stages: Stages, bundle: ModelBundle, accelerator: Accelerator, precision: str
-) -> FeatureBatches | None:
-    """Freeze the towers and look their outputs up from now on, if that is wanted; computed where they are not there."""
-    if not config.model.keep_outputs:
-        return None
-    freeze_towers(bundle.model)
-    towers = KeptTowers(bundle, accelerator.device, HALF.get(precision))
-    cache = Path(config.runs) / "features"
-    samples = sum(read_meta(file)["samples"] for file in stages.main.files)
-    with accelerator.main_process_first():
-        files = prepare_features(shards, towers, cache, samples, accelerator.is_main_process)
-    keep_outputs(bundle.model, cache / towers.fingerprint[:12] / "answers")
-    return FeatureBatches(shards, files)
-
-
-def _blueprint(config: Config) -> ModelBundle:
-    """The model as it would be trained, without weights."""
-    with torch.device("meta"):
-        bundle = _create_model(config, torch.device("meta"), load=False)
-        adapt(bundle.model, config.model.freeze, config.model.lora)
-    if config.model.keep_outputs:
-        freeze_towers(bundle.model)
-    return bundle
-
-
-def _create_stream(
-    config: Config,
-    shards: list[str],
-    stages: Stages,
-    bundle: ModelBundle,
-    processes: Processes,
-    clock: Clock,
-    make_batch: FeatureBatches | None,
-) -> StagedStream:
-    wanted = _stream_config(config, bundle, processes)
-    streams = [
-        BalancedStream(shards, b.files, b.rates, wanted, bundle.tokenizer, b.weigh, make_batch) for b in stages.balances
-    ]
-    return StagedStream(streams, stages.ends(clock.total_steps))
-
-
-def _stream_config(config: Config, bundle: ModelBundle, processes: Processes) -> StreamConfig:
-    data = config.data
-    return StreamConfig(
-        batch_size=data.batch_size,
-        image_size=bundle.image_size,
-        seed=config.seed,
-        workers=data.workers,
-        shuffle=data.shuffle,
-        scale=(data.scale[0], data.scale[1]),
-        fast_decode=data.fast_decode,
-        rank=processes.rank,
-        world=processes.world,
-    )
-
-
-def _build_suite(config: Config, held_out: list[str] | None) -> Suite:
-    wanted = config.eval
-    return build_suite(wanted.sets, wanted.evaluators, wanted.bootstrap, wanted.batch_size, held_out)
-
-
-def _create_keeper(config: Config, folder: Path, clock: Clock) -> Keeper:
-    wanted = config.checkpoint
-    return Keeper(
-        folder / "checkpoints",
-        clock,
-        wanted.every_steps,
-        wanted.every_minutes,
-        wanted.every_epochs,
-        wanted.keep,
-        wanted.best,
-        wanted.best_mode,
-    )
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from balance.errors import UserError
+from conf.build import create_model
 from conf.cli import fail
 from eval.page import format_interval, format_number, write_page
 from eval.suite_page import render_suite
@@ -35,7 +36,6 @@ from scripts.suite_tools import (
     Measured,
     compose_suite,
     folder_name,
-    load_model,
     load_suite,
     measure,
     model_name,
@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> int:
         print(f"{name}: {len(suite.evaluators)} evaluators, {len(suite.sets)} sets with {pictures:,} pictures")
         for sentence in suite.skipped:
             print(f"note: {sentence}")
-    bundle = load_model(config.model, processes.device)
+    bundle = create_model(config.model, processes.device)
     try:
         found = measure(suite, config, bundle, name, processes.device, cache, rank, world)
     except KeyboardInterrupt:

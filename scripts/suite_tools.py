@@ -19,7 +19,7 @@ from conf.cli import CONF, compose_raw, to_config
 from conf.schema import Config, ModelConfig
 from eval.metric import Metric
 from eval.runner import Suite, build_suite
-from models.factory import ModelBundle, create
+from models.factory import ModelBundle
 from models.start import FROM
 
 
@@ -82,21 +82,6 @@ def load_suite(config: Config, keep_bytes: int) -> Suite:
     if not suite.evaluators:
         raise UserError(f"The suite {wanted.name} has nothing to run: {' '.join(suite.skipped) or 'it is empty'}")
     return suite
-
-
-def load_model(wanted: ModelConfig, device: torch.device) -> ModelBundle:
-    """Build the model of a configuration."""
-    return create(
-        wanted.name,
-        wanted.config,
-        wanted.preprocess,
-        wanted.pretrained,
-        wanted.loss,
-        wanted.context_length,
-        device,
-        wanted.init_from,
-        wanted.image_size,
-    )
 
 
 def model_name(wanted: ModelConfig) -> str:

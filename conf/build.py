@@ -1,0 +1,175 @@
+"""The parts of a run, made from its configuration: what `train.py` puts together and scripts take single parts of."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from balance.labels.attributes import read_meta
+from balance.prepare import Balance, prepare_balance
+from balance.stages import StagedStream, Stages, StageSpec, prepare_stages
+from balance.stream.balanced import BalancedStream, StreamConfig
+from balance.stream.features import FeatureBatches, prepare_features
+from conf.schema import Config, ModelConfig
+from eval.dry_run import dry_run
+from eval.runner import Suite, build_suite
+from models.adapt import adapt, check_adaptation
+from models.cached import KeptTowers, freeze_towers, keep_outputs
+from models.checkpoint import list_checkpoints
+from models.clock import Clock
+from models.ema import check_ema
+from models.factory import ModelBundle, check_model_name, create
+from models.keeper import Keeper
+from models.precision import HALF
+from models.processes import Processes
+from models.start import FROM, find_start, take_architecture
+
+
+def rehearse(
+    config: Config,
+    specs: list[StageSpec],
+    shards: list[str],
+    held_out: list[str] | None,
+    device: torch.device,
+    precision: str,
+    processes: Processes,
+) -> int:
+    """Say what the run would take and what would go wrong, and start nothing."""
+    if not processes.first:
+        return 0
+    suite = create_suite(config, held_out)
+    stages = prepare_stages(specs, lambda wanted: prepare_data(config, wanted, shards, True))
+    print(stages.main.table())
+    world = config.dry.processes or processes.world
+    print(dry_run(config, shards, stages, suite, lambda: blueprint(config), device, precision, world).text())
+    return 0
+
+
+def prepare_data(config: Config, wanted: dict[str, Any], shards: list[str], first: bool) -> Balance:
+    """Label the shards and solve the plan of one stage."""
+    cache = Path(config.runs) / "attributes"
+    workers = config.data.workers if config.data.workers > 1 else 0  # one more process would only wait for this one
+    return prepare_balance(shards, config.attributes, wanted, cache, config.data.max_bad, workers, first)
+
+
+def check_model(config: Config) -> None:
+    """Check the model's settings, and write down the architecture where it is that of the weights to start from.
+
+    A run's configuration then says what is trained even when the weights it started from have gone.
+    """
+    wanted = config.model
+    init_from = None if goes_on(config) else wanted.init_from
+    check_model_name(wanted.name, wanted.config, wanted.pretrained, init_from)
+    check_adaptation(wanted.freeze, wanted.lora)
+    check_ema(wanted.ema)
+    if init_from is None:
+        return
+    start = find_start(init_from)
+    if wanted.name == FROM:
+        wanted.name, wanted.config, wanted.preprocess, wanted.loss = take_architecture(
+            start, wanted.preprocess, wanted.loss
+        )
+    elif wanted.preprocess is None:
+        wanted.preprocess = start.preprocess() or None
+
+
+def goes_on(config: Config) -> bool:
+    """Whether a run goes on from a checkpoint of its own, so that it needs no other weights."""
+    folder = Path(config.runs) / (config.name or "") / "checkpoints"
+    return config.resume and bool(list_checkpoints(folder))
+
+
+def create_model(wanted: ModelConfig, device: torch.device, load: bool = True) -> ModelBundle:
+    """Build a model; with `load` also read the weights that it starts from."""
+    return create(
+        wanted.name,
+        wanted.config,
+        wanted.preprocess,
+        wanted.pretrained,
+        wanted.loss,
+        wanted.context_length,
+        device,
+        wanted.init_from if load else None,
+        wanted.image_size,
+        load,
+    )
+
+
+def keep_tower_outputs(
+    config: Config, shards: list[str], stages: Stages, bundle: ModelBundle, accelerator: Accelerator, precision: str
+) -> FeatureBatches | None:
+    """Freeze the towers and look their outputs up from now on, if that is wanted; computed where they are not there."""
+    if not config.model.keep_outputs:
+        return None
+    freeze_towers(bundle.model)
+    towers = KeptTowers(bundle, accelerator.device, HALF.get(precision))
+    cache = Path(config.runs) / "features"
+    samples = sum(read_meta(file)["samples"] for file in stages.main.files)
+    with accelerator.main_process_first():
+        files = prepare_features(shards, towers, cache, samples, accelerator.is_main_process)
+    keep_outputs(bundle.model, cache / towers.fingerprint[:12] / "answers")
+    return FeatureBatches(shards, files)
+
+
+def blueprint(config: Config) -> ModelBundle:
+    """The model as it would be trained, without weights."""
+    with torch.device("meta"):
+        bundle = create_model(config.model, torch.device("meta"), load=False)
+        adapt(bundle.model, config.model.freeze, config.model.lora)
+    if config.model.keep_outputs:
+        freeze_towers(bundle.model)
+    return bundle
+
+
+def create_stream(
+    config: Config,
+    shards: list[str],
+    stages: Stages,
+    bundle: ModelBundle,
+    processes: Processes,
+    clock: Clock,
+    make_batch: FeatureBatches | None,
+) -> StagedStream:
+    """The balanced streams of all stages, one after another."""
+    wanted = _stream_config(config, bundle, processes)
+    streams = [
+        BalancedStream(shards, b.files, b.rates, wanted, bundle.tokenizer, b.weigh, make_batch) for b in stages.balances
+    ]
+    return StagedStream(streams, stages.ends(clock.total_steps))
+
+
+def _stream_config(config: Config, bundle: ModelBundle, processes: Processes) -> StreamConfig:
+    data = config.data
+    return StreamConfig(
+        batch_size=data.batch_size,
+        image_size=bundle.image_size,
+        seed=config.seed,
+        workers=data.workers,
+        shuffle=data.shuffle,
+        scale=(data.scale[0], data.scale[1]),
+        fast_decode=data.fast_decode,
+        rank=processes.rank,
+        world=processes.world,
+    )
+
+
+def create_suite(config: Config, held_out: list[str] | None) -> Suite:
+    """The evaluators of the configuration, and retrieval on shards that were held out."""
+    wanted = config.eval
+    return build_suite(wanted.sets, wanted.evaluators, wanted.bootstrap, wanted.batch_size, held_out)
+
+
+def create_keeper(config: Config, folder: Path, clock: Clock) -> Keeper:
+    """What decides when a checkpoint is written and which are kept."""
+    wanted = config.checkpoint
+    return Keeper(
+        folder / "checkpoints",
+        clock,
+        wanted.every_steps,
+        wanted.every_minutes,
+        wanted.every_epochs,
+        wanted.keep,
+        wanted.best,
+        wanted.best_mode,
+    )
