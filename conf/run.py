@@ -61,6 +61,13 @@ def write_config(config: Config, name: str, folder: Path) -> None:
     OmegaConf.save(OmegaConf.create(stored), folder / "config.yaml")
 
 
+def stored_model(config: Config) -> tuple[str, Any, Any, str | None]:
+    """Name, configuration, preprocessing and loss of the model of the run that is resumed, from its `config.yaml`."""
+    stored: Any = OmegaConf.to_container(OmegaConf.load(Path(config.runs) / str(config.name) / "config.yaml"))
+    model = stored["model"]
+    return model["name"], model["config"], model["preprocess"], model["loss"]
+
+
 def as_dict(config: Config) -> dict[str, Any]:
     """The configuration as plain values."""
     return asdict(config)

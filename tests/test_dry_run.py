@@ -65,7 +65,7 @@ def test_the_estimate_of_memory_is_what_autograd_keeps(precision: str) -> None:
         with torch.nn.attention.sdpa_kernel([torch.nn.attention.SDPBackend.MATH]), autocast:
             output = model(images, texts)
         contrastive_loss(ContrastiveLoss("clip"), output)
-    assert estimate == sum(size for size, _ in kept.values())
+    assert estimate == pytest.approx(sum(size for size, _ in kept.values()), rel=0.01)
 
 
 def test_micro_batches_take_less_memory_and_one_more_forward() -> None:
