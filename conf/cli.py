@@ -7,11 +7,13 @@ values are quoted here. Unknown keys and choices are answered with the nearest v
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
 
 import hydra
+import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -150,6 +152,7 @@ def to_config(raw: DictConfig) -> Config:
     Raises:
         UserError: a key that does not exist, a value of the wrong type, or one that must be given and is not.
     """
+    _read_mappings(raw)
     try:
         content = {key: raw._get_node(key) for key in raw if key not in ("experiment", "hydra")}
         typed = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(content))
@@ -168,6 +171,20 @@ def to_config(raw: DictConfig) -> Config:
     except OmegaConfBaseException as error:
         raise UserError(f"The configuration can't be resolved: {' '.join(str(error).split())[:400]}") from error
     return cast(Config, OmegaConf.to_object(typed))
+
+
+def _read_mappings(config: DictConfig) -> None:
+    """Turn `{age_group=old: 0.2}` into a mapping: Hydra's grammar has no such keys, so that it came as a text."""
+    for key in config:
+        node = config._get_node(key)
+        if isinstance(node, DictConfig):
+            if not (node._is_none() or node._is_missing() or node._is_interpolation()):
+                _read_mappings(node)
+        elif isinstance(text := getattr(node, "_value", lambda: None)(), str) and re.fullmatch(r"\{.*:.*\}", text):
+            with suppress(yaml.YAMLError):
+                mapping = yaml.safe_load(text)
+                if isinstance(mapping, dict):
+                    OmegaConf.update(config, str(key), mapping, merge=False)
 
 
 def compose(overrides: list[str], config_name: str = "train") -> Config:

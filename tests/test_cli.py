@@ -83,3 +83,9 @@ def test_a_mapping_replaces_what_was_there() -> None:
     assert config.balance["target"] == {"age": 0.3}
     assert config.eval.headline == {}
     assert config.model.config == {"embed_dim": 8}  # null by default
+
+
+@pytest.mark.parametrize("key", ["age_group=child", "woman&age_group=old", "woman"])
+def test_targets_may_have_the_names_that_columns_have(key: str) -> None:
+    config = compose(["data=wds", "data.train=x", f"balance.target={{man: 0.5, {key}: 0.3}}"])
+    assert config.balance["target"] == {"man": 0.5, key: 0.3}
