@@ -1,5 +1,6 @@
 """Differences between treatments over seeds: runs that differ in nothing but their seed, paired by it."""
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -17,11 +18,13 @@ MOST_OF_NAME = 40
 def treatments(runs: Sequence[RunData]) -> dict[str, dict[int, RunData]]:
     """Runs by what was done and by seed: those whose configurations agree but for names, seeds and folders.
 
-    A treatment is called by the common beginning of its runs' names.
+    A start or a folder that is named by its seed (`runs/biased-s1`) counts as the same for all seeds. A treatment is
+    called by the common beginning of its runs' names.
     """
     found: dict[str, dict[int, RunData]] = defaultdict(dict)
     for run in runs:
         key = repr({name: value for name, value in sorted(run.config.items()) if name not in INCIDENTAL})
+        key = re.sub(r"-s\d+\b", "", key)
         found[key].setdefault(int(run.config.get("seed", 0)), run)
     return {_common(list(by_seed.values())): by_seed for by_seed in found.values()}
 

@@ -42,6 +42,15 @@ def test_runs_are_paired_by_seed_and_compared_as_scipy_does(tmp_path: Path) -> N
     assert (same["p_t"], same["p_wilcoxon"]) == (None, None)
 
 
+def test_starts_named_by_their_seed_are_one_treatment(tmp_path: Path) -> None:
+    starts = {seed: "runs/biased" + (f"-s{seed}" if seed else "") for seed in range(3)}
+    loaded = [
+        load_run(make_run(tmp_path, f"a-s{seed}", seed=seed, model={"name": "tiny", "init_from": start}))
+        for seed, start in starts.items()
+    ]
+    assert [sorted(group) for group in treatments(loaded).values()] == [[0, 1, 2]]
+
+
 def test_one_seed_gives_no_statistics(tmp_path: Path) -> None:
     assert paired_table([load_run(folder) for folder in (runs(tmp_path)[0], tmp_path / "plain-s0")]) == []
 
