@@ -51,7 +51,7 @@ from models.factory import ModelBundle
 from models.keeper import Keeper
 from models.losses import ContrastiveLoss
 from models.optim import create_optimizer, learning_rate, set_learning_rate
-from models.precision import MODES, attention, leave_cores_to_workers, resolve_device, resolve_precision
+from models.precision import MODES, attention, resolve_device, resolve_precision
 from models.processes import PATIENCE, Processes
 from models.shard import Sharded, ShardedOptimizer, check_sharding, whole_tensor
 from models.signals import stop_on_signal
@@ -93,7 +93,6 @@ def main(config: Config) -> int:
     specs = stage_specs(config.stages, config.balance)
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
-    leave_cores_to_workers(device, config.data.workers)
     check_model(config)
     shards = expand_shards(config.data.train, "data.train", config.data.allow_pipe)
     held_out = None

@@ -1,7 +1,6 @@
 """Which number format to compute in, and which attention kernel goes with it."""
 
 import contextlib
-import os
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -48,16 +47,6 @@ def _cpu_has_bf16() -> bool:
     """Whether the CPU multiplies bf16 natively; torch tells by private functions only, which may go."""
     checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return any(check is not None and check() for check in checks)
-
-
-def leave_cores_to_workers(device: torch.device, workers: int) -> None:
-    """On a CPU, compute on the cores that loader workers leave, unless OMP_NUM_THREADS says otherwise.
-
-    Threads that wait for a core that a worker holds make every operation wait: with 2 cores and 1 worker, two threads
-    trained at half the speed of one (docs/benchmarks.md).
-    """
-    if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) - workers))
 
 
 def attention(device: torch.device) -> contextlib.AbstractContextManager[None]:

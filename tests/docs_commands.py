@@ -1,0 +1,114 @@
+"""The commands in the documentation, and a small workspace in which they run."""
+
+import contextlib
+import io
+import os
+import re
+import runpy
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from accelerate.state import AcceleratorState, GradientState
+
+from tests.conftest import ROOT
+from tests.tiny import people_shards, sample, write_tar
+
+LAUNCHERS = ("accelerate launch", "torchrun", "srun")
+# So that a run of any length ends after a few steps.
+SHORT = (
+    "schedule.epochs=1",
+    "schedule.epoch_samples=40",
+    "data.batch_size=4",
+    "data.workers=0",
+    "eval.bootstrap=10",
+    "device=cpu",
+    "precision=fp32",
+    "track=none",
+)
+SHOWN = re.compile(r"(\w+=\S+ )*(python|make|accelerate|torchrun|srun|sbatch|pip|wandb|git) ")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command as a page shows it."""
+
+    page: str
+    text: str
+
+    def words(self) -> list[str]:
+        """Its words as the shell would pass them."""
+        return shlex.split(self.text, comments=True)
+
+
+def commands() -> Iterator[Command]:
+    """Every command line of every fenced block without a language, or with that of a shell."""
+    seen = set()
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        for block in re.findall(r"^```(?:bash|sh|console)?\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S):
+            for line in block.replace("\\\n", " ").splitlines():
+                text = re.sub(r"\s+", " ", line.strip().removeprefix("$ "))
+                if SHOWN.match(text) and text not in seen:
+                    seen.add(text)
+                    yield Command(page.relative_to(ROOT).as_posix(), text)
+
+
+def in_process(folder: Path, script: str, arguments: list[str]) -> tuple[int, str]:
+    """Run a script of the project in a folder, as `python script arguments` does; exit status and what it printed."""
+    before = sys.argv, os.getcwd()
+    heard = io.StringIO()
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+    try:
+        sys.argv = [script, *arguments]
+        os.chdir(folder)
+        with contextlib.redirect_stdout(heard), contextlib.redirect_stderr(heard):
+            try:
+                runpy.run_path(str(ROOT / script), run_name="__main__")
+            except SystemExit as end:
+                return int(end.code or 0) if not isinstance(end.code, str) else 1, heard.getvalue()
+        return 0, heard.getvalue()
+    finally:
+        sys.argv = before[0]
+        os.chdir(before[1])
+
+
+def make_workspace(folder: Path) -> Path:
+    """What the pages speak of, in small: shards, labels of them, faces, and the demo world."""
+    people_shards(folder / "shards", [80, 60])
+    children = [
+        (f"child-{n:03d}", sample(n, None, f"a little {'girl' if n % 2 else 'boy'} plays {n}")) for n in range(40)
+    ]
+    write_tar(folder / "shards" / "train-00002.tar", children)
+    for labels in ("attributes", "january", "june", "rows"):
+        run(folder, "scripts/annotate.py", f"data.train=shards attributes=captions out={labels} workers=1")
+    for held_out in ("faces.tar", "shards/held-out.tar"):
+        people_shards(folder / "other", [30])
+        (folder / "other" / "train-00000.tar").rename(folder / held_out)
+    run(folder, "scripts/make_demo_shards.py", "--train 200 --quiet --workers 1 --out demo-data")
+    return folder
+
+
+def make_runs(folder: Path, names: list[str]) -> None:
+    """Train three tiny runs that stand for all that pages name: `mine` is on the reader's shards."""
+    run(folder, "train.py", " ".join(["name=first", *SHORT]))
+    run(folder, "train.py", " ".join(["name=own", "data=wds", "data.train=shards", "attributes=captions", *SHORT]))
+    unlearn = ["experiment=unlearn", "name=unlearned", "model.init_from=runs/first"]
+    run(folder, "train.py", " ".join([*unlearn, *SHORT]))
+    for name in names:
+        kind = "own" if name == "mine" else "unlearned" if "unlearn" in name else "first"
+        if not (folder / "runs" / name).exists():
+            shutil.copytree(folder / "runs" / kind, folder / "runs" / name)
+        path = folder / "runs" / name / "config.yaml"
+        config = yaml.safe_load(path.read_text())
+        path.write_text(yaml.safe_dump({**config, "name": name}))
+
+
+def run(folder: Path, script: str, arguments: str) -> None:
+    """Run a script that must succeed."""
+    status, heard = in_process(folder, script, arguments.split())
+    assert status == 0, f"{script} {arguments}\n{heard[-3000:]}"

@@ -1,0 +1,137 @@
+"""The documentation holds what it says: commands run, links lead somewhere, keys and messages exist."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from conf.cli import compose
+from scripts.config_reference import main as config_reference
+from tests.conftest import ROOT
+from tests.docs_commands import LAUNCHERS, SHORT, Command, commands, in_process, make_runs, make_workspace
+
+COMMANDS = list(commands())
+SHORT_KEYS = {word.split("=")[0] for word in SHORT} - {"track"}
+RUNS = {name for one in COMMANDS for name in re.findall(r"runs/([\w-]+)", one.text)} | {"mine"}
+# Weights or data that no test can fetch, or places left for the reader to fill: composed and checked, but not run.
+ELSEWHERE = ("pretrained=", "laion", "hf-hub:", "../shared/data", "experiment=lite", "_lite", "...", "<", " -m ")
+# Long by their nature, with tests of their own.
+TESTED_APART = ("scripts/bench_", "scripts/zoo", "scripts/make_attribute_rows.py")
+
+
+def test_the_pages_are_found() -> None:
+    assert len(COMMANDS) > 15
+    assert {"README.md", "docs/launching.md"} <= {one.page for one in COMMANDS}
+
+
+def test_the_page_of_all_keys_is_up_to_date() -> None:
+    config_reference(["--check"])
+
+
+def test_the_site_builds_and_every_link_leads_somewhere(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="the extra `docs` is not installed")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "DISABLE_MKDOCS_2_WARNING": "true"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "site" / "index.html").is_file()
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
+            if not target.startswith(("http", "mailto")):
+                assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_messages_in_troubleshooting_are_those_of_the_code() -> None:
+    folders = [ROOT / part for part in ("balance", "models", "eval", "conf")]
+    sources = [ROOT / "train.py", *(path for folder in folders for path in folder.rglob("*.py"))]
+    # Strings that Python joins across lines read as one; what is filled in stands for anything.
+    code = " ".join(path.read_text(encoding="utf-8") for path in sources)
+    code = re.sub(r'"\s*f?"', "", re.sub(r"\s+", " ", code))
+    page = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+    others = ("operator torchvision", "No module named")
+    missing = [
+        part
+        for row in re.findall(r"^\| (`.*?)(?<!\\) \|", page, re.M)
+        for message in re.findall(r"`([^`]+)`", row)
+        if not message.startswith(others)
+        for part in (piece.strip() for piece in message.split("..."))
+        if len(part) > 4 and part not in code
+    ]
+    assert missing == []
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with small shards and a run under every name that the pages use."""
+    folder = make_workspace(tmp_path_factory.mktemp("docs"))
+    make_runs(folder, sorted(RUNS - {"attributes", "zoos"}))
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda one: f"{one.page}: {one.text[:80]}")
+def test_every_command_runs(command: Command, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COUNTERBALANCE_DATA", str(tmp_path / "none"))  # public sets: not here
+    words = command.words()
+    while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):  # variables of the environment
+        words = words[1:]
+    if words[0] == "make":
+        targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
+        assert {word for word in words[1:] if "=" not in word} <= set(targets)
+    elif words[0] == "pip":
+        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        for named in re.findall(r"\[([\w,]+)\]", command.text):
+            assert set(named.split(",")) <= set(extras)
+    elif words[0] == "wandb":
+        assert all((ROOT / word).exists() for word in words[2:] if word.endswith(".yaml"))
+    elif command.text.startswith(LAUNCHERS):
+        check_overrides(words[words.index("train.py") + 1 :])
+    else:
+        assert words[0] == "python", f"teach this test to run {command.text!r}"
+        run(words[1], [fill_in(word) for word in words[2:]], command, workspace, tmp_path)
+
+
+def run(script: str, arguments: list[str], command: Command, workspace: Path, tmp_path: Path) -> None:
+    """Run a Python command of the project in a copy of the workspace."""
+    if script == "-m":
+        return  # tools with tests of their own
+    assert (ROOT / script).is_file()
+    if script.startswith(TESTED_APART):
+        return
+    if any(part in command.text for part in ELSEWHERE):
+        if script == "train.py":
+            check_overrides(arguments)
+        return
+    folder = tmp_path / "here"
+    shutil.copytree(workspace, folder, symlinks=True)
+    if "attributes.files=attributes" in arguments:  # labels belong to shards as they lie
+        in_process(folder, "scripts/annotate.py", ["data.train=shards", "attributes=captions", "out=attributes"])
+    if script == "train.py" and "resume=true" not in arguments:
+        arguments = [word for word in arguments if word.split("=")[0] not in SHORT_KEYS] + list(SHORT)
+        arguments += ["overwrite=true"] if any(word.startswith("name=") for word in arguments) else []
+    if script == "scripts/wandb_workspace.py":
+        arguments.append("dry_run=true")
+    status, heard = in_process(folder, script, arguments)
+    assert status == 0, f"{command.page}: {command.text}\n{heard[-3000:]}"
+
+
+def check_overrides(arguments: list[str]) -> None:
+    """Compose the configuration that a command gives, with shards where it leaves them to the reader."""
+    wanted = [word for word in arguments if word != "..." and not word.startswith(("-", "$"))]
+    words = [re.sub(r"=(\.\.\.|<.*>)$", "=shards", word) for word in wanted]
+    if "-m" in arguments:  # of a sweep's values the first
+        words = [re.sub(r"^([\w.]+=[^\[{,]+),.*", r"\1", word) for word in words]
+    compose(words)
+
+
+def fill_in(word: str) -> str:
+    """Shards that pages number to a hundred: the workspace has two."""
+    return re.sub(r"\{0+\.\.0*\d+\}", "{00000..00001}", word)
