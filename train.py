@@ -148,6 +148,8 @@ def main(config: Config) -> int:
         trained, optim.lr, optim.weight_decay, (optim.beta1, optim.beta2), optim.eps, optim.layer_decay
     )
     check_accumulation(bundle.model, optim.accumulate, config.data.batch_size)
+    if config.compile:
+        bundle.model.compile()  # in place, so that checkpoints keep the names of the weights
     if sharded is None:
         model, optimizer = accelerator.prepare(trained, optimizer)
     else:

@@ -145,6 +145,7 @@ class Config:
     dry_run: bool = False  # say what the run would take, and what would go wrong, without starting it
     precision: str = "auto"  # fp32, bf16, fp16; auto: bf16 where the machine gains from it
     device: str = "auto"  # auto, cpu or cuda
+    compile: bool = False  # torch.compile: pays on a GPU, not on a CPU (100 s to compile, no gain)
     fsdp: bool = False  # divide weights, gradients and optimiser among the processes, for models too large for one
     data: DataConfig = field(default_factory=DataConfig)
     attributes: dict[str, Any] = field(default_factory=dict)  # checked by balance.attributes

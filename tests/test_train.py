@@ -425,3 +425,10 @@ def test_the_command_line_and_offline_tracking(world: Path, tmp_path: Path, root
     listed = subprocess.run([sys.executable, "train.py", "--help"], capture_output=True, text=True, cwd=root)
     assert "group=choice" in listed.stdout
     assert "tiny_siglip" in listed.stdout
+
+
+def test_compiling_changes_no_name_of_a_weight(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **kwargs: compiled.append(type(self).__name__))
+    assert run(world, tmp_path, "name=fast", "compile=true") == 0
+    assert compiled == ["CLIP"]
