@@ -94,6 +94,7 @@ def main(config: Config) -> int:
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
     check_model(config)
+    stopper = Stopper(config.stop.targets, config.stop.quality, config.stop.certain)
     shards = expand_shards(config.data.train, "data.train", config.data.allow_pipe)
     held_out = None
     if config.data.eval is not None:
@@ -162,7 +163,6 @@ def main(config: Config) -> int:
     meter = Meter(clock, balance.s_names, balance.y_names, config.data.max_bad, processes)
     tracker = Tracker(folder, first, name, as_dict(config))
     keeper = create_keeper(config, folder, clock)
-    stopper = Stopper(config.stop.targets, config.stop.quality, config.stop.certain)
     run = Training(
         config,
         accelerator,

@@ -45,7 +45,9 @@ def main() -> int:
         panel.set(
             title=f"{title} (dotted: {'target' if title == 'bias' else 'bound'})", xlabel="samples of fine-tuning"
         )
-        panel.legend(frameon=False, fontsize=8)
+        if wanted:
+            panel.legend(frameon=False, fontsize=8)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.out, dpi=130)
     print(outcome["sentence"])
     return 0

@@ -97,7 +97,9 @@ def make_runs(folder: Path, names: list[str]) -> None:
     """Train three tiny runs that stand for all that pages name: `mine` is on the reader's shards."""
     run(folder, "train.py", " ".join(["name=first", *SHORT]))
     run(folder, "train.py", " ".join(["name=own", "data=wds", "data.train=shards", "attributes=captions", *SHORT]))
-    unlearn = ["experiment=unlearn", "name=unlearned", "model.init_from=runs/first"]
+    # A target that no model reaches, or the run could end where it begins.
+    targets = ["stop.targets={rb_scenes/mean_parity:0.000001}", "stop.quality={}"]
+    unlearn = ["experiment=unlearn", "name=unlearned", "model.init_from=runs/first", *targets]
     run(folder, "train.py", " ".join([*unlearn, *SHORT]))
     for name in names:
         kind = "own" if name == "mine" else "unlearned" if "unlearn" in name else "first"

@@ -21,7 +21,7 @@ RUNS = {name for one in COMMANDS for name in re.findall(r"runs/([\w-]+)", one.te
 # Weights or data that no test can fetch, or places left for the reader to fill: composed and checked, but not run.
 ELSEWHERE = ("pretrained=", "laion", "hf-hub:", "../shared/data", "experiment=lite", "_lite", "...", "<", " -m ")
 # Long by their nature, with tests of their own.
-TESTED_APART = ("scripts/bench_", "scripts/zoo", "scripts/make_attribute_rows.py")
+TESTED_APART = ("scripts/bench_", "scripts/zoo", "scripts/make_attribute_rows.py", "scripts/curves.py")
 
 
 def test_the_pages_are_found() -> None:
