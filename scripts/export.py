@@ -1,8 +1,9 @@
 """Write a run's model as a folder that open_clip loads, with a model card of what was measured.
 
 `python scripts/export.py run=runs/mine out=exported/mine [checkpoint=last|best|<step>] [ema=true] [license=...]
-[overwrite=false]`. Adapters are merged into the weights; of a run that kept an average of its weights the average is
-taken, which is what was measured, unless `ema=false`.
+[overwrite=false] [wandb=offline|online]`. Adapters are merged into the weights; of a run that kept an average of its
+weights the average is taken, which is what was measured, unless `ema=false`. `wandb` keeps the folder as an artifact in
+the run's group.
 """
 
 import sys
@@ -14,7 +15,8 @@ if __name__ == "__main__":
 
 from balance.errors import UserError
 from eval.card import rows_at, write_card
-from eval.rundata import load_run
+from eval.rundata import RunData, load_run
+from eval.wandb_mirror import WandbMirror
 from models.export import check_place, export
 from models.factory import create
 from models.start import FROM, find_start
@@ -28,7 +30,9 @@ DEFAULTS: dict[str, Any] = {
     "ema": True,
     "license": None,
     "overwrite": False,
+    "wandb": "",
 }
+MODES = ("", "offline", "online")
 
 
 def run(arguments: list[str]) -> Path:
@@ -42,6 +46,8 @@ def run(arguments: list[str]) -> Path:
         raise UserError(f"{rest[0].split('=')[0]}= is not an option of export.py; it takes {', '.join(DEFAULTS)}.")
     if not options["run"] or not options["out"]:
         raise UserError("Name the run and the folder to write: run=runs/mine out=exported/mine")
+    if options["wandb"] not in MODES:
+        raise UserError(f"wandb={options['wandb']} is not known; it is offline or online, or left out.")
     out = Path(options["out"])
     check_place(out, options["overwrite"])
     found = load_run(Path(options["run"]))
@@ -52,7 +58,18 @@ def run(arguments: list[str]) -> Path:
     if weights.averaged and not options["ema"]:
         assert start.path is not None
         fit_weights(bundle.model, read_weights(start.path, start.said, ema=False).tensors, start.said, found.name)
-    return export(bundle, out, card, options["overwrite"])
+    export(bundle, out, card, options["overwrite"])
+    if options["wandb"]:
+        keep_in_wandb(found, out, options["wandb"])
+    return out
+
+
+def keep_in_wandb(found: RunData, out: Path, mode: str) -> None:
+    """Keep an exported folder as an artifact, in an attempt of its own within the run's group."""
+    config = {**found.config, "track": {**found.config["track"], "job": "export"}}
+    mirror = WandbMirror(found.folder, mode, found.name, config)
+    mirror.log_artifact(out, "model")
+    mirror.finish()
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """From a run back to open_clip: exported folders, cards, mixtures with the start; and runs that start from runs."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from models.weights import read_weights
 from tests.test_models import CONFIG, build, features
 from tests.test_train import measured, overrides
 from tests.tiny import people_shards
+from tests.wandb_file import read_offline
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "scripts"))
@@ -180,6 +182,17 @@ def test_what_cannot_be_exported(runs: Path, arguments: list[str], sentence: str
     with pytest.raises(UserError, match=sentence):
         export_script.run([argument.format(runs=runs) for argument in arguments])
     assert not Path("x").exists()
+
+
+def test_an_export_is_kept_in_wandb(runs: Path, tmp_path: Path) -> None:
+    run = tmp_path / "second"
+    shutil.copytree(runs / "second", run)
+    export_script.run([f"run={run}", f"out={tmp_path / 'out'}", "wandb=offline"])
+    found = read_offline(run)
+    assert found["artifacts"]["second-model"] == "model"
+    assert found["run"]["job_type"] == "export"
+    with pytest.raises(UserError, match="wandb=maybe is not known"):
+        export_script.run([f"run={run}", f"out={tmp_path / 'more'}", "wandb=maybe"])
 
 
 def test_mixtures_of_a_run_with_its_start(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
