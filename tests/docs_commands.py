@@ -104,10 +104,22 @@ def make_runs(folder: Path, names: list[str]) -> None:
     for name in names:
         kind = "own" if name == "mine" else "unlearned" if "unlearn" in name else "first"
         if not (folder / "runs" / name).exists():
-            shutil.copytree(folder / "runs" / kind, folder / "runs" / name)
+            copy_tree(folder / "runs" / kind, folder / "runs" / name)
         path = folder / "runs" / name / "config.yaml"
         config = yaml.safe_load(path.read_text())
         path.write_text(yaml.safe_dump({**config, "name": name}))
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Copy a folder; what is large and only ever replaced whole (checkpoints, shards) shares its place on the disk."""
+
+    def copy(one: str, other: str) -> None:
+        if one.endswith((".pt", ".tar")):
+            os.link(one, other)
+        else:
+            shutil.copy2(one, other)
+
+    shutil.copytree(source, target, symlinks=True, copy_function=copy)
 
 
 def run(folder: Path, script: str, arguments: str) -> None:

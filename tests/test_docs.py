@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -13,7 +12,7 @@ import pytest
 from conf.cli import compose
 from scripts.config_reference import main as config_reference
 from tests.conftest import ROOT
-from tests.docs_commands import LAUNCHERS, SHORT, Command, commands, in_process, make_runs, make_workspace
+from tests.docs_commands import LAUNCHERS, SHORT, Command, commands, copy_tree, in_process, make_runs, make_workspace
 
 COMMANDS = list(commands())
 SHORT_KEYS = {word.split("=")[0] for word in SHORT} - {"track"}
@@ -111,7 +110,7 @@ def run(script: str, arguments: list[str], command: Command, workspace: Path, tm
             check_overrides(arguments)
         return
     folder = tmp_path / "here"
-    shutil.copytree(workspace, folder, symlinks=True)
+    copy_tree(workspace, folder)
     if "attributes.files=attributes" in arguments:  # labels belong to shards as they lie
         in_process(folder, "scripts/annotate.py", ["data.train=shards", "attributes=captions", "out=attributes"])
     if script == "train.py" and "resume=true" not in arguments:
