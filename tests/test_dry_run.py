@@ -25,7 +25,8 @@ def told(world: Path, runs: Path, capsys: pytest.CaptureFixture[str], *more: str
     return " ".join(capsys.readouterr().out.split())
 
 
-# open_clip's own table of profiles: millions of parameters, and billions of multiply-adds for a picture and a text.
+# Entered by hand, as remembered from open_clip's table of profiles: millions of parameters, and billions of
+# multiply-adds for a picture and a text.
 @pytest.mark.parametrize(
     ("preset", "millions", "gmacs"),
     [("vit_b32", 151.28, 7.40), ("vit_b16", 149.62, 20.57), ("vit_s16", 62.26, 6.30), ("siglip_b16", 203.16, 23.45)],
