@@ -55,7 +55,7 @@ from models.precision import MODES, attention, resolve_device, resolve_precision
 from models.processes import PATIENCE, Processes
 from models.shard import Sharded, ShardedOptimizer, check_sharding, whole_tensor
 from models.signals import stop_on_signal
-from models.state import RunState, Stateful
+from models.state import RunState, Stateful, check_newest
 
 MAX_LOGIT_SCALE = 4.6052  # log 100, as CLIP clamps it
 
@@ -112,6 +112,10 @@ def main(config: Config) -> int:
         wanted = config.model
         others = {"model.ema": wanted.ema, "model.lora": wanted.lora, "model.keep_outputs": wanted.keep_outputs}
         check_sharding(world, precision, others)
+    if goes_on(config):
+        checkpoints = Path(config.runs) / str(config.name) / "checkpoints"
+        averaged, scaled = config.model.ema is not None, accelerator.scaler is not None
+        check_newest(checkpoints, {"ema": averaged, "optimizer_by_name": config.fsdp, "scaler": scaled}, world)
     if config.dry_run:
         return rehearse(config, specs, shards, held_out, device, precision, processes)
     name = processes.agree(config.name or make_up_name(config))

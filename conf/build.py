@@ -11,8 +11,8 @@ from balance.prepare import Balance, prepare_balance
 from balance.stages import StagedStream, Stages, StageSpec, prepare_stages
 from balance.stream.balanced import BalancedStream, StreamConfig
 from balance.stream.features import FeatureBatches, prepare_features
-from conf.run import stored_model
 from conf.schema import Config, ModelConfig
+from conf.stored import stored_model
 from eval.dry_run import dry_run
 from eval.runner import Suite, build_suite
 from models.adapt import adapt, check_adaptation
@@ -61,7 +61,7 @@ def check_model(config: Config) -> None:
     """
     wanted = config.model
     if goes_on(config) and wanted.name == FROM:
-        wanted.name, wanted.config, wanted.preprocess, wanted.loss = stored_model(config)
+        wanted.name, wanted.config, wanted.preprocess, wanted.loss = stored_model(Path(config.runs) / str(config.name))
     init_from = None if goes_on(config) else wanted.init_from
     check_model_name(wanted.name, wanted.config, wanted.pretrained, init_from)
     check_adaptation(wanted.freeze, wanted.lora)

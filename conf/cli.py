@@ -23,7 +23,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, ConfigTypeError, OmegaConfBaseException, ValidationError
 
 from balance.errors import UserError
+from conf.run import not_begun
 from conf.schema import Config
+from conf.stored import read_stored
 
 CONF = Path(__file__).resolve().parent
 
@@ -197,15 +199,24 @@ def compose(overrides: list[str], config_name: str = "train") -> Config:
 
 
 def stored_config(overrides: list[str]) -> Config | None:
-    """The configuration of the run that a bare `name=... resume=true` goes on with; None for any other command."""
+    """The configuration of the run that a bare `name=... resume=true` goes on with; None for any other command.
+
+    Raises:
+        UserError: the run was not begun, so that its configuration is not known; or it can't be read.
+    """
     given = dict(override.split("=", 1) for override in overrides if "=" in override)
     if set(given) - {"name", "runs", "resume"} or given.get("resume") != "true" or "name" not in given:
         return None
-    path = Path(given.get("runs", "runs")) / given["name"] / "config.yaml"
-    if not path.is_file():
+    folder = Path(given.get("runs", "runs")) / given["name"]
+    if not_begun(folder):  # defaults in place of what the run was to be would train something else, unsaid
+        raise UserError(
+            f"The run in {folder} was stopped before its configuration was written; give the whole command that it "
+            "was started with."
+        )
+    if not (folder / "config.yaml").is_file():
         return None  # the run itself says that there is nothing to resume
-    stored = cast(DictConfig, OmegaConf.load(path))
-    stored.update({"resume": True, "runs": given.get("runs", "runs")})
+    stored = read_stored(folder)
+    stored.update({"name": given["name"], "resume": True, "runs": given.get("runs", "runs")})
     return to_config(stored)
 
 

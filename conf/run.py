@@ -1,5 +1,6 @@
 """A run's folder: its name, and the configuration written into it."""
 
+import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -36,6 +37,8 @@ def check_run(config: Config) -> None:
     if "/" in config.name or config.name in ("", ".", ".."):
         raise UserError(f"name={config.name} can't be the name of a folder; use letters, digits, '-', '_' and '.'.")
     folder = Path(config.runs) / config.name
+    if not_begun(folder):
+        return
     if config.resume and not (folder / "config.yaml").is_file():
         raise UserError(f"There is no run to resume at {folder}; leave resume=true out to start it.")
     if folder.exists() and not (config.resume or config.overwrite or config.dry_run):
@@ -44,13 +47,23 @@ def check_run(config: Config) -> None:
         )
 
 
+def not_begun(folder: Path) -> bool:
+    """Whether a folder is that of a run which was killed before its configuration was written.
+
+    Nothing of a run comes before that: a log that the launcher keeps there may lie beside, but no folder, no metrics.
+    """
+    if not folder.is_dir() or any((folder / name).exists() for name in ("config.yaml", "metrics.jsonl")):
+        return False
+    return not any(path.is_dir() for path in folder.iterdir())
+
+
 def create_folder(config: Config, name: str) -> Path:
-    """Make the run's folder, and write `config.yaml` into that of a new run."""
+    """Make the run's folder, and write `config.yaml` into it where there is none."""
     folder = Path(config.runs) / name
     if config.overwrite and not config.resume and folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if not config.resume:
+    if not (folder / "config.yaml").is_file():
         write_config(config, name, folder)
     return folder
 
@@ -58,14 +71,9 @@ def create_folder(config: Config, name: str) -> Path:
 def write_config(config: Config, name: str, folder: Path) -> None:
     """Write `config.yaml`, resolved; when a run is resumed, only once it is known that the checkpoint fits."""
     stored = as_dict(config) | {"name": name, "resume": False, "overwrite": False}
-    OmegaConf.save(OmegaConf.create(stored), folder / "config.yaml")
-
-
-def stored_model(config: Config) -> tuple[str, Any, Any, str | None]:
-    """Name, configuration, preprocessing and loss of the model of the run that is resumed, from its `config.yaml`."""
-    stored: Any = OmegaConf.to_container(OmegaConf.load(Path(config.runs) / str(config.name) / "config.yaml"))
-    model = stored["model"]
-    return model["name"], model["config"], model["preprocess"], model["loss"]
+    part = folder / "config.yaml.part"
+    OmegaConf.save(OmegaConf.create(stored), part)
+    os.replace(part, folder / "config.yaml")
 
 
 def as_dict(config: Config) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from torch.nn import functional
 from balance.errors import UserError
 from balance.stages import Stages
 from balance.stream.samples import BadSample, parse_sample, read_shard
+from conf.run import not_begun
 from conf.schema import Config
 from eval.embed import Embedder
 from eval.runner import Suite
@@ -326,7 +327,7 @@ def _disk(found: DryRun, config: Config, cost: Cost) -> None:
 def _folder(found: DryRun, config: Config) -> None:
     if config.name is not None and not config.resume and not config.overwrite:
         folder = Path(config.runs) / config.name
-        if folder.exists():
+        if folder.exists() and not not_begun(folder):
             found.warnings.append(
                 f"{folder} exists already; choose another name, or add resume=true or overwrite=true."
             )

@@ -21,11 +21,6 @@ def checkpoint_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}.pt"
 
 
-def is_checkpoint(path: Path) -> bool:
-    """Whether a file is named as a run's checkpoints are."""
-    return _NAME.fullmatch(path.name) is not None
-
-
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
     """Write a checkpoint atomically."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,14 +54,19 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
-def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
+def load_checkpoint(path: Path, device: str | torch.device = "cpu", mmap: bool = False) -> dict[str, Any]:
     """Read a checkpoint.
+
+    Args:
+        path: the file.
+        device: where its tensors are wanted.
+        mmap: leave the tensors in the file until they are looked at.
 
     Raises:
         UserError: the file is missing or damaged.
     """
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        return torch.load(path, map_location=device, weights_only=True, mmap=mmap)
     except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError, OSError
         raise UserError(f"The checkpoint {path} can't be read ({type(error).__name__}: {str(error)[:200]}).") from error
 
