@@ -143,9 +143,9 @@ def main(config: Config) -> int:
     bundle = create_model(config.model, accelerator.device, load=not goes_on(config))
     for sentence in bundle.notes:
         say(f"note: {sentence}")
+    lora = adapt(bundle.model, config.model.freeze, config.model.lora)
     make_batch = keep_tower_outputs(config, shards, stages, bundle, accelerator, precision)
     optim = config.optim
-    lora = adapt(bundle.model, config.model.freeze, config.model.lora)
     ema = None if config.model.ema is None else Ema(bundle.model, config.model.ema)
     sharded = Sharded(bundle.model, accelerator.device, world) if config.fsdp else None
     trained = bundle.model if sharded is None else sharded.parts

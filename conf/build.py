@@ -15,8 +15,8 @@ from conf.schema import Config, ModelConfig
 from conf.stored import stored_model
 from eval.dry_run import dry_run
 from eval.runner import Suite, build_suite
-from models.adapt import adapt, check_adaptation
-from models.cached import KeptTowers, freeze_towers, keep_outputs
+from models.adapt import adapt, check_adaptation, freeze_both
+from models.cached import KeptTowers, keep_outputs
 from models.checkpoint import list_checkpoints
 from models.clock import Clock
 from models.ema import check_ema
@@ -64,6 +64,8 @@ def check_model(config: Config) -> None:
         wanted.name, wanted.config, wanted.preprocess, wanted.loss = stored_model(Path(config.runs) / str(config.name))
     init_from = None if goes_on(config) else wanted.init_from
     check_model_name(wanted.name, wanted.config, wanted.pretrained, init_from)
+    if wanted.keep_outputs:
+        wanted.freeze = freeze_both(wanted.freeze)
     check_adaptation(wanted.freeze, wanted.lora)
     check_ema(wanted.ema)
     if init_from is None:
@@ -102,10 +104,9 @@ def create_model(wanted: ModelConfig, device: torch.device, load: bool = True) -
 def keep_tower_outputs(
     config: Config, shards: list[str], stages: Stages, bundle: ModelBundle, accelerator: Accelerator, precision: str
 ) -> FeatureBatches | None:
-    """Freeze the towers and look their outputs up from now on, if that is wanted; computed where they are not there."""
+    """Look the frozen towers' outputs up from now on, if that is wanted; they are computed where they are not there."""
     if not config.model.keep_outputs:
         return None
-    freeze_towers(bundle.model)
     towers = KeptTowers(bundle, accelerator.device, HALF.get(precision))
     cache = Path(config.runs) / "features"
     samples = sum(read_meta(file)["samples"] for file in stages.main.files)
@@ -120,8 +121,6 @@ def blueprint(config: Config) -> ModelBundle:
     with torch.device("meta"):
         bundle = create_model(config.model, torch.device("meta"), load=False)
         adapt(bundle.model, config.model.freeze, config.model.lora)
-    if config.model.keep_outputs:
-        freeze_towers(bundle.model)
     return bundle
 
 

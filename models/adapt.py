@@ -66,6 +66,21 @@ def check_adaptation(freeze: Mapping[str, Any] | None, lora: Mapping[str, Any] |
     return found
 
 
+def freeze_both(freeze: Mapping[str, Any] | None) -> dict[str, Any]:
+    """`model.freeze` with both towers frozen, as `model.keep_outputs` needs them.
+
+    Raises:
+        UserError: blocks of a tower were to train.
+    """
+    for tower, amount in (freeze or {}).items():
+        if amount not in (None, "all"):
+            raise UserError(
+                f"model.keep_outputs=true freezes both towers whole; leave model.freeze.{tower}={amount} out, or set "
+                "model.keep_outputs=false."
+            )
+    return dict.fromkeys(TOWERS, "all")
+
+
 def adapt(
     model: nn.Module, freeze: Mapping[str, Any] | None = None, lora: Mapping[str, Any] | None = None
 ) -> Lora | None:

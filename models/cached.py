@@ -132,12 +132,6 @@ def pooled(text: HFTextEncoder, tokens: torch.Tensor) -> torch.Tensor:
     return text.pooler(text.transformer(input_ids=tokens, attention_mask=mask), mask)
 
 
-def freeze_towers(model: nn.Module) -> None:
-    """Freeze both towers of an open_clip model; projections and the logit scale train on."""
-    for name in ("visual.trunk", "text.transformer"):
-        model.get_submodule(name).requires_grad_(False)
-
-
 def keep_outputs(model: nn.Module, folder: Path | None = None) -> None:
     """Let a model take outputs of its frozen towers, (n, d) floats, in place of pixels and tokens.
 

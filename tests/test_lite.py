@@ -16,10 +16,12 @@ from PIL import Image
 
 import train
 from balance.errors import UserError
+from conf.build import check_model
 from conf.cli import compose
 from eval.sets import load_set
 from models import lite
-from models.cached import KeptTowers, Remembered, freeze_towers, keep_outputs
+from models.adapt import adapt, freeze_both
+from models.cached import KeptTowers, Remembered, keep_outputs
 from models.checkpoint import checkpoint_path, load_checkpoint
 from models.factory import ModelBundle, check_model_name, create
 from tests.tiny import people_shards, picture
@@ -113,7 +115,7 @@ def test_a_model_takes_kept_outputs_for_pixels_and_tokens(bundle: ModelBundle, t
     tokens = bundle.tokenizer(texts)
     with torch.inference_mode():
         plain = model(given, tokens)
-    freeze_towers(model)
+    adapt(model, freeze_both(None))
     kept = KeptTowers(dataclasses.replace(bundle, model=model), torch.device("cpu"))
     outputs = torch.from_numpy(kept.encode_images(images)), torch.from_numpy(kept.encode_texts(texts))
     keep_outputs(model, tmp_path)
@@ -152,6 +154,18 @@ def test_towers_that_train_are_not_kept(bundle: ModelBundle) -> None:
         keep_outputs(copy.deepcopy(bundle.model))
 
 
+def test_keeping_outputs_freezes_both_towers_and_nothing_else(bundle: ModelBundle) -> None:
+    config = compose(["model=lite", "data.train=x"])
+    check_model(config)
+    assert config.model.freeze == {"image": "all", "text": "all"}  # as the run's config.yaml then says
+    model = copy.deepcopy(bundle.model)
+    adapt(model, config.model.freeze)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {"visual.head.proj.weight", "text.proj.weight", "logit_scale"}
+    with pytest.raises(UserError, match=r"leave model\.freeze\.text=1 out"):
+        check_model(compose(["model=lite", "data.train=x", "model.freeze.text=1"]))
+
+
 def test_towers_of_another_kind_are_refused() -> None:
     tiny = create("tiny", compose(["model=tiny"]).model.config)
     with pytest.raises(UserError, match="timm picture tower"):
@@ -160,7 +174,7 @@ def test_towers_of_another_kind_are_refused() -> None:
 
 def test_a_picture_that_can_not_be_decoded_has_no_output(bundle: ModelBundle) -> None:
     model = copy.deepcopy(bundle.model)
-    freeze_towers(model)
+    adapt(model, freeze_both(None))
     found = KeptTowers(dataclasses.replace(bundle, model=model), torch.device("cpu")).encode_images([b"x", picture(1)])
     assert np.isnan(found[0]).all()
     assert np.isfinite(found[1]).all()
