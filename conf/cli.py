@@ -114,16 +114,12 @@ def compose_raw(overrides: list[str], config_name: str = "train") -> DictConfig:
     """
     overrides = [quote_override(o) for o in overrides]
     known = groups()
-    choices = []
     for override in overrides:
         if "=" not in override and not override.startswith("~"):
             raise UserError(f"{override!r} is no override; write key=value. {_nearest(override, known)}")
-    for override in overrides:
-        key, _, value = override.lstrip("+~").partition("=")
-        if key in known and override[0] not in "~":
-            if value not in known[key] and value not in ("null", ""):
-                raise UserError(f"{key}={value}: the group {key} has no such choice; {_nearest(value, known[key])}")
-            choices.append(override)
+    overrides = leave_out(overrides)
+    check_choices(overrides, known)
+    choices = [o for o in overrides if o.lstrip("+").partition("=")[0] in known]
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         defaults = hydra.compose(config_name, choices)
@@ -137,6 +133,38 @@ def compose_raw(overrides: list[str], config_name: str = "train") -> DictConfig:
             return hydra.compose(config_name, replace_mappings(overrides))
         except HydraException as error:
             raise UserError(f"The overrides can't be applied: {' '.join(str(error).split())[:400]}") from error
+
+
+def leave_out(overrides: list[str]) -> list[str]:
+    """The overrides without `experiment=null`, which asks for what is so anyway and which Hydra can't read."""
+    return [override for override in overrides if override.lstrip("+") not in ("experiment=null", "experiment=")]
+
+
+def check_choices(overrides: list[str], known: dict[str, list[str]], sweep: bool = False) -> None:
+    """Check that every group is given one of its choices.
+
+    Args:
+        overrides: of the command.
+        known: `groups()`.
+        sweep: whether values may be several, with commas.
+
+    Raises:
+        UserError: there is no such choice; null and a removal are none, but for the group `experiment`.
+    """
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        if key not in known or (override.startswith("~") and key == "experiment"):
+            continue
+        if sweep and "(" in value:  # one of Hydra's functions, such as choice(...)
+            continue
+        for choice in value.split(",") if sweep else [value]:
+            if override.startswith("~") or choice in ("null", ""):
+                raise UserError(
+                    f"{override}: a run needs every group, and {key} has no empty choice; it has "
+                    f"{', '.join(known[key])}."
+                )
+            if choice not in known[key]:
+                raise UserError(f"{key}={choice}: the group {key} has no such choice; {_nearest(choice, known[key])}")
 
 
 def _exists(config: DictConfig, key: str) -> bool:
@@ -276,14 +304,18 @@ def launch(task: Callable[[Config], int | None], config_name: str = "train") -> 
     Overrides are checked first. Hydra's own flags (`--help`, `--cfg job`, `--multirun`, ...) work as usual.
     """
     overrides = [arg for arg, before in pairwise_arguments(sys.argv) if is_override(arg, before)]
-    if not {"-m", "--multirun", "-h", "--help", "--hydra-help"} & set(sys.argv[1:]):
+    sweep = bool({"-m", "--multirun"} & set(sys.argv[1:]))
+    if not {"-h", "--help", "--hydra-help"} & set(sys.argv[1:]):
         try:
-            compose_raw(overrides, config_name)
+            if sweep:  # each job is composed when its turn comes
+                check_choices(leave_out(overrides), groups(), sweep)
+            else:
+                compose_raw(overrides, config_name)
         except UserError as error:
             sys.exit(fail(error))
 
     flags = [arg for arg, before in pairwise_arguments(sys.argv) if not is_override(arg, before)]
-    sys.argv[1:] = flags + replace_mappings([quote_override(override) for override in overrides])
+    sys.argv[1:] = flags + replace_mappings([quote_override(override) for override in leave_out(overrides)])
 
     failed: list[str] = []
 

@@ -1,12 +1,14 @@
 """The command line: brace patterns as typed, unknown names answered with the nearest, types checked."""
 
+import sys
+
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
 from balance.errors import UserError
-from conf.cli import compose, groups, quote_override
+from conf.cli import compose, groups, launch, quote_override
 
 
 def value_of(override: str) -> object:
@@ -62,6 +64,40 @@ def test_a_brace_pattern_reaches_the_configuration() -> None:
 def test_mistakes_are_told(overrides: list[str], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         compose(overrides)
+
+
+@pytest.mark.parametrize("group", sorted(set(groups()) - {"experiment"}))
+@pytest.mark.parametrize("form", ["{}=null", "{}=", "~{}"])
+def test_a_group_that_a_run_needs_can_not_be_left_out(group: str, form: str) -> None:
+    with pytest.raises(UserError, match=f"{group} has no empty choice; it has {groups()[group][0]}"):
+        compose([form.format(group)])
+
+
+@pytest.mark.parametrize("override", ["experiment=null", "experiment=", "+experiment=null", "~experiment"])
+def test_no_experiment_may_be_said(override: str) -> None:
+    assert compose([override]) == compose([])
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["experiment=null", "dry_run=maybe"], "dry_run: "),
+        (["data=null"], "data has no empty choice"),
+        (["-m", "experiment=sweep,nothing"], "the group experiment has no such choice"),
+        (["-m", "experiment=null,sweep"], "experiment has no empty choice"),
+    ],
+)
+def test_the_command_line_tells_them_in_one_sentence(
+    more: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", *more])
+    with pytest.raises(SystemExit) as end:
+        launch(lambda config: pytest.fail("the run started"))
+    assert end.value.code == 2
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("error: ")
+    assert "\n" not in said
+    assert sentence in said
 
 
 def test_every_choice_of_every_group_composes() -> None:
