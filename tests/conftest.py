@@ -30,3 +30,21 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set COUNTERBALANCE_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Training shards and one labelled evaluation shard; they are only read."""
+    from tests.launching import make_world  # torch takes seconds, which many tests do without
+
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="session")
+def straight(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three epochs that nothing disturbed; it is only read."""
+    from tests.launching import run
+
+    runs = tmp_path_factory.mktemp("straight")
+    assert run(world, runs, "name=a") == 0
+    return runs / "a"

@@ -1,14 +1,24 @@
 """A tiny run as a list of overrides, for tests of what people launch."""
 
 import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
+
+import train
+from conf.cli import compose
 from eval.metric import read_metrics
 from tests.tiny import ATTRIBUTES, people_shards
 
 MODEL = {
     "embed_dim": 8,
+    # Patch dropout draws from torch's generator in every step, so that resume must restore it.
     "vision_cfg": {"image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8, "patch_dropout": 0.5},
     "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
 }
@@ -58,6 +68,38 @@ def tiny_overrides(world: Path, runs: Path, *more: str) -> list[str]:
     """All of it, for one run of three epochs."""
     balanced = [] if "balance=none" in more else ["balance.min_concept_samples=5"]
     return [*data_overrides(world, runs), *model_overrides(), *balanced, "schedule.epochs=3", *more]
+
+
+def run(world: Path, runs: Path, *more: str) -> int:
+    """Such a run; its exit status."""
+    return train.main(compose(tiny_overrides(world, runs, *more)))
+
+
+def terminate() -> None:
+    """What a batch system does to a job whose time is over."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def power_cut() -> None:
+    """An end of which a run knows nothing beforehand."""
+    raise RuntimeError("power cut")
+
+
+@contextmanager
+def before_step(step: int, event: Callable[[], None]) -> Iterator[None]:
+    """Let something happen to a run just before it takes its step of this number, counted from 1."""
+    original, calls = train.train_step, 0
+
+    def disturbed(*arguments: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == step:
+            event()
+        return original(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "train_step", disturbed)
+        yield
 
 
 def measured(folder: Path) -> list[dict[str, Any]]:

@@ -11,13 +11,8 @@ from conf.cli import compose
 from models.cost import measure_cost, shape_of
 from models.factory import create
 from models.losses import ContrastiveLoss, contrastive_loss
-from tests.launching import MODEL, make_world, tiny_overrides
+from tests.launching import MODEL, tiny_overrides
 from tests.tiny import people_shards
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_world(tmp_path_factory.mktemp("world"))
 
 
 def told(world: Path, runs: Path, capsys: pytest.CaptureFixture[str], *more: str) -> str:

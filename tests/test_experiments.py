@@ -14,14 +14,9 @@ from eval.metric import Metric
 from eval.stopping import FELL, REACHED, Stopper
 from models.checkpoint import list_checkpoints
 from models.keeper import best_checkpoint
-from tests.launching import data_overrides, make_world, measured, model_overrides, tiny_overrides
+from tests.launching import data_overrides, measured, model_overrides, tiny_overrides
 
 UNLEARN = ["experiment=unlearn", "balance.min_concept_samples=5", "schedule.epoch_samples=32", "schedule.epochs=3"]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,8 @@ from models.checkpoint import list_checkpoints, load_checkpoint
 from models.export import export
 from models.factory import create
 from models.weights import read_weights
+from tests.launching import before_step, data_overrides, measured, power_cut, run
 from tests.test_models import CONFIG, build, features
-from tests.test_train import measured, overrides
-from tests.tiny import people_shards
 from tests.wandb_file import read_offline
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,16 +31,8 @@ import export as export_script  # noqa: E402
 import interpolate  # noqa: E402
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    people_shards(folder / "train", [70, 50])
-    people_shards(folder / "eval", [30])
-    return folder
-
-
 def start_run(world: Path, runs: Path, *more: str) -> None:
-    assert train.main(compose(overrides(world, runs, "schedule.epochs=1", *more))) == 0
+    assert run(world, runs, "schedule.epochs=1", *more) == 0
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +41,7 @@ def runs(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("runs")
     start_run(world, runs, "name=first")
     wanted = [f"model.init_from={runs / 'first'}", "model.lora={rank: 2, alpha: 8}", "model.ema=0.5", "optim.lr=0.05"]
-    given = [o for o in overrides(world, runs, "schedule.epochs=2") if not o.startswith("model.")]
+    given = [*data_overrides(world, runs), "balance.min_concept_samples=5", "schedule.epochs=2"]
     assert train.main(compose([*given, "name=second", "model=from", "optim.layer_decay=0.9", *wanted])) == 0
     return runs
 
@@ -122,22 +113,8 @@ def test_an_adapted_run_goes_on_bit_for_bit_without_its_start(world: Path, runs:
     torch.save(read_weights(list_checkpoints(runs / "first/checkpoints")[-1], "x").tensors, source)
     wanted = [f"model.init_from={source}", "model.lora={rank: 2}", "model.ema=0.9", "model.freeze={image: 0}"]
     start_run(world, tmp_path, "name=whole", *wanted)
-    saved = train.train_step
-    calls = 0
-
-    def stopped(*arguments: Any) -> torch.Tensor:
-        nonlocal calls
-        calls += 1
-        if calls == 3:
-            raise RuntimeError("power cut")
-        return saved(*arguments)
-
-    train.train_step = stopped
-    try:
-        with pytest.raises(RuntimeError, match="power cut"):
-            start_run(world, tmp_path, "name=cut", "checkpoint.every_steps=1", *wanted)
-    finally:
-        train.train_step = saved
+    with before_step(3, power_cut), pytest.raises(RuntimeError, match="power cut"):
+        start_run(world, tmp_path, "name=cut", "checkpoint.every_steps=1", *wanted)
     source.unlink()
     start_run(world, tmp_path, "name=cut", "checkpoint.every_steps=1", "resume=true", *wanted)
     assert measured(tmp_path / "cut") == measured(tmp_path / "whole")

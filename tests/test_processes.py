@@ -16,8 +16,10 @@ import torch
 from accelerate.state import AcceleratorState
 
 import train
+from balance.errors import UserError
 from models.checkpoint import list_checkpoints, load_checkpoint
-from tests.test_train import MODEL, measured, overrides
+from models.processes import check_launcher
+from tests.launching import MODEL, measured, tiny_overrides
 from tests.tiny import people_shards
 
 SAMPLES = 64
@@ -63,9 +65,9 @@ def together(count: int, task: Callable[[], int], patience: float = 120) -> list
 
 def wanted(world: Path, runs: Path, processes: int, loss: str, *more: str) -> list[str]:
     """One batch holds all samples, so that a step's samples are the same however many processes share them."""
-    config: dict[str, Any] = {**MODEL["config"], **({"init_logit_bias": -10} if loss == "siglip" else {})}
+    config: dict[str, Any] = {**MODEL, **({"init_logit_bias": -10} if loss == "siglip" else {})}
     config["vision_cfg"] = {**config["vision_cfg"], "patch_dropout": 0}  # its draws differ between processes
-    return overrides(
+    return tiny_overrides(
         world,
         runs,
         f"name=of{processes}",
@@ -117,7 +119,7 @@ def test_two_processes_stopped_or_killed_go_on_bit_for_bit(
 ) -> None:
     """With dropout, so that each process needs its own random state; killed in the midst of a step."""
     more = ("name=a", "data.batch_size=8", "balance=none", "schedule.epochs=2", "checkpoint.every_steps=2")
-    straight, killed = (overrides(world, tmp_path / way, *more) for way in ("straight", "killed"))
+    straight, killed = (tiny_overrides(world, tmp_path / way, *more) for way in ("straight", "killed"))
     assert together(2, lambda: train.main(train_config(straight))) == [0, 0]
     original = train.train_step
 
@@ -150,14 +152,52 @@ def test_a_sharded_model_trains_as_a_whole_one_and_goes_on(world: Path, tmp_path
     assert together(2, task("ddp", "fsdp=true", "resume=true")) == [1, 1]  # refused: of another kind
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "key"),
+    [
+        ("ACCELERATE_USE_FSDP", "true", "fsdp=true"),
+        ("ACCELERATE_USE_FSDP", "1", "fsdp=true"),
+        ("ACCELERATE_USE_DEEPSPEED", "true", "fsdp=true"),
+        ("ACCELERATE_USE_MEGATRON_LM", "True", "fsdp=true"),
+        ("ACCELERATE_USE_PARALLELISM_CONFIG", "true", "fsdp=true"),
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4", "optim.accumulate"),
+        ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "compile=true"),
+    ],
+)
+def test_what_the_launcher_may_not_ask_for_is_told(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, key: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UserError, match=f"{variable}={value}: accelerate was told .* give {key}.* to train.py"):
+        train.main(train_config(wanted(world, tmp_path, 1, "clip", "dry_run=true")))
+
+
+def test_what_the_launcher_always_says_is_no_wish() -> None:
+    said = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1", "ACCELERATE_DYNAMO_BACKEND": "NO"}
+    check_launcher({**said, "ACCELERATE_USE_FSDP": "false", "ACCELERATE_MIXED_PRECISION": "no"})
+
+
+@pytest.mark.slow
+def test_accelerate_launch_with_fsdp_is_refused(world: Path, tmp_path: Path, root: Path) -> None:
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--use_fsdp", "--num_processes=2"]
+    command += ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", f"--main_process_port={free_port()}"]
+    task = wanted(world, tmp_path, 2, "clip")
+    done = subprocess.run([*command, "train.py", *task], cwd=root, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert "accelerate was told to use FSDP" in done.stderr
+    assert "fsdp=true to train.py" in done.stderr
+    assert not (tmp_path / "of2").exists()
+
+
 @pytest.mark.slow
 def test_one_process_that_fails_ends_all(world: Path, tmp_path: Path, root: Path) -> None:
     """One process meets what it can't use; the launcher ends the other, which waits for it."""
     shards = people_shards(tmp_path / "train", [40, 40])
     more = ("name=a", "data.batch_size=8", "balance=none", "schedule.epochs=200", f"data.train={tmp_path / 'train'}")
-    task = overrides(world, tmp_path / "runs", *more)
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
-    command += ["--mixed_precision=no", "--dynamo_backend=no", f"--main_process_port={free_port()}", "train.py"]
+    task = tiny_overrides(world, tmp_path / "runs", *more)
+    # On CPUs `accelerate launch` starts one process alone, whatever the number.
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
+    command.append("train.py")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [*command, *task], cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -166,9 +206,11 @@ def test_one_process_that_fails_ends_all(world: Path, tmp_path: Path, root: Path
         end = time.monotonic() + 100
         while not list((tmp_path / "runs/a/checkpoints").glob("step-*.pt")) and time.monotonic() < end:
             time.sleep(0.2)
-        Path(shards[1]).write_bytes(b"")
+        (tmp_path / "empty").write_bytes(b"")
+        (tmp_path / "empty").replace(shards[1])  # cutting the file that is being read would be a bus error
         output, _ = process.communicate(timeout=100)
     finally:
         process.kill()
     assert process.returncode != 0
+    assert "2 process(es)" in output
     assert "the shard has changed" in output

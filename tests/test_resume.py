@@ -1,6 +1,7 @@
 """Going on with a run under other settings, by another version, or one that was never begun: exact, or one sentence."""
 
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,9 @@ from balance.errors import UserError
 from conf.cli import all_keys, compose, stored_config
 from conf.run import not_begun
 from models.checkpoint import list_checkpoints, load_checkpoint
-from models.state import ALWAYS, BY_SETTING
-from tests.launching import make_world, measured, tiny_overrides
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_world(tmp_path_factory.mktemp("world"))
-
-
-def run(world: Path, runs: Path, *more: str) -> int:
-    return train.main(compose(tiny_overrides(world, runs, *more)))
+from models.processes import Processes
+from models.state import ALWAYS, BY_SETTING, RunState
+from tests.launching import before_step, measured, run, terminate, tiny_overrides
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +97,48 @@ def test_a_part_of_another_form_is_told(
     without(done, tmp_path, change)
     with pytest.raises(UserError, match=rf"its {part} does not fit this run .*; resume with .* model\.init_from="):
         run(world, tmp_path, "name=plain", "resume=true", "schedule.epochs=2")
+
+
+# ---------------------------------------------------------------------------- under other settings
+
+
+@pytest.fixture(scope="module")
+def stopped_run(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run stopped within a pass over the data."""
+    runs = tmp_path_factory.mktemp("stopped")
+    with before_step(3, terminate):
+        assert run(world, runs, "name=a") == 128 + signal.SIGTERM
+    return runs / "a"
+
+
+@pytest.mark.parametrize("changed", ["data.workers=2", "data.batch_size=8", "data.shuffle=7", "seed=1"])
+def test_resume_refuses_another_order_of_samples(world: Path, tmp_path: Path, changed: str, stopped_run: Path) -> None:
+    shutil.copytree(stopped_run, tmp_path / "a")
+    with pytest.raises(UserError, match="resume with the same values"):
+        run(world, tmp_path, "name=a", "resume=true", changed)
+
+
+def test_resume_refuses_another_number_of_processes(stopped_run: Path) -> None:
+    state = load_checkpoint(list_checkpoints(stopped_run / "checkpoints")[-1])
+    state["ranks"] = state["ranks"] * 2
+    with pytest.raises(UserError, match="written by 2 processes, and this run has 1"):
+        RunState({}, {}, {}, state["plan"], Processes()).load_state_dict(state)
+
+
+def test_resume_refuses_another_plan_and_leaves_the_configuration(world: Path, straight: Path) -> None:
+    before = (straight / "config.yaml").read_text()
+    with pytest.raises(UserError, match="another plan"):
+        run(world, straight.parent, "name=a", "resume=true", "balance.eps_association=0.2")
+    assert (straight / "config.yaml").read_text() == before
+
+
+def test_a_bare_resume_takes_the_configuration_of_the_run(world: Path, straight: Path) -> None:
+    bare = [f"runs={straight.parent}", "name=a", "resume=true"]
+    stored = stored_config(bare)
+    assert stored is not None
+    assert stored == compose(tiny_overrides(world, straight.parent, "name=a", "resume=true"))
+    assert stored_config([*bare, "schedule.epochs=4"]) is None
+    assert stored_config(["name=nowhere", "resume=true"]) is None
 
 
 # ---------------------------------------------------------------------------- config.yaml of another version

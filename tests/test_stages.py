@@ -1,30 +1,16 @@
 """Stages: rates change where they should, and a run cut anywhere goes on across the boundary bit for bit."""
 
 import json
-import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
-import train
 from balance.errors import UserError
 from balance.stages import split_by_share, stage_specs
-from conf.cli import compose
-from tests.launching import make_world, measured, tiny_overrides
+from tests.launching import before_step, measured, run, terminate
 
 M4 = {"name": "m4", "method": "dual", "keep": "auto"}
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_world(tmp_path_factory.mktemp("world"))
-
-
-def run(world: Path, runs: Path, *more: str) -> int:
-    return train.main(compose(tiny_overrides(world, runs, *more)))
 
 
 def staged(*more: str) -> list[str]:
@@ -32,46 +18,33 @@ def staged(*more: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def straight(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    runs = tmp_path_factory.mktemp("straight")
+def staged_run(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("staged")
     assert run(world, runs, *staged()) == 0
     return runs / "a"
 
 
-def test_the_boundary_is_noted_where_it_is(straight: Path) -> None:
-    stages = [(row["step"], row["value"]) for row in measured(straight) if row["name"] == "train/stage"]
+def test_the_boundary_is_noted_where_it_is(staged_run: Path) -> None:
+    stages = [(row["step"], row["value"]) for row in measured(staged_run) if row["name"] == "train/stage"]
     assert stages == [(0, 0), (9, 1)]
-    config = (straight / "config.yaml").read_text()
+    config = (staged_run / "config.yaml").read_text()
     assert "stages:" in config
     assert "share: 0.6" in config
 
 
-def test_what_is_accepted_is_held_against_the_plan_of_its_stage(straight: Path) -> None:
-    planned = [r["value"] for r in measured(straight) if r["name"] == "accepted/planned_share[woman]"]
+def test_what_is_accepted_is_held_against_the_plan_of_its_stage(staged_run: Path) -> None:
+    planned = [r["value"] for r in measured(staged_run) if r["name"] == "accepted/planned_share[woman]"]
     assert len(planned) == 4  # ends of three epochs, and of the first stage within the second
     assert planned[0] == planned[1] < 0.45
     assert planned[2] == planned[3] == pytest.approx(0.5, abs=0.011)
 
 
 @pytest.mark.parametrize("step", [8, 9, 10])
-def test_resume_is_exact_across_the_boundary(
-    world: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
-) -> None:
-    calls = 0
-    original = train.train_step
-
-    def interrupted(*arguments: Any) -> torch.Tensor:
-        nonlocal calls
-        calls += 1
-        if calls == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(*arguments)
-
-    monkeypatch.setattr(train, "train_step", interrupted)
-    assert run(world, tmp_path, *staged()) == 128 + signal.SIGTERM
-    monkeypatch.setattr(train, "train_step", original)
+def test_resume_is_exact_across_the_boundary(world: Path, staged_run: Path, tmp_path: Path, step: int) -> None:
+    with before_step(step, terminate):
+        assert run(world, tmp_path, *staged()) == 128 + signal.SIGTERM
     assert run(world, tmp_path, *staged("resume=true")) == 0
-    assert measured(tmp_path / "a") == measured(straight)
+    assert measured(tmp_path / "a") == measured(staged_run)
 
 
 def test_a_stage_of_the_whole_run_is_the_run_without_stages(world: Path, tmp_path: Path) -> None:

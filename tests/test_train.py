@@ -1,127 +1,21 @@
-"""Whole runs on tiny shards: what they leave behind, exact resume after any kind of stop, and bad input told early."""
+"""Whole runs on tiny shards: what they leave behind, and bad input told early."""
 
 import json
-import multiprocessing
 import os
-import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 import train
 from balance.errors import UserError
-from conf.cli import compose, stored_config
-from eval.metric import read_metrics
 from models.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from models.keeper import best_checkpoint
-from models.processes import Processes
-from models.state import RunState
-from tests.tiny import JOBS, people_meta, people_shards, sample, write_tar
-
-MODEL = {
-    "name": "test",
-    "loss": "clip",
-    "config": {
-        "embed_dim": 8,
-        # Patch dropout draws from torch's generator in every step, so that resume must restore it.
-        "vision_cfg": {
-            "image_size": 16,
-            "layers": 1,
-            "width": 16,
-            "head_width": 8,
-            "patch_size": 8,
-            "patch_dropout": 0.5,
-        },
-        "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
-    },
-}
-SOURCES = [
-    {"kind": "json", "field": "gender", "positive": "woman", "values": {"woman": ["woman"], "man": ["man"]}},
-    {"kind": "json", "field": "occupation", "concepts": list(JOBS)},
-]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Training shards and one labelled evaluation shard."""
-    folder = tmp_path_factory.mktemp("world")
-    people_shards(folder / "train", [70, 50, 80])
-    people_shards(folder / "eval", [30])
-    return folder
-
-
-def overrides(world: Path, runs: Path, *more: str) -> list[str]:
-    model = json.dumps(MODEL["config"]).replace('"', "")
-    sources = json.dumps(SOURCES).replace('"', "")
-    evaluators = (
-        "{rb: {kind: parity, set: faces, prompts: {man: a man, woman: a woman}},"
-        "ab: {kind: association, set: faces, label: gender, positive: woman, negative: man, concepts: [nurse, chef]},"
-        "job: {kind: zeroshot, set: faces, label: occupation, classes: [nurse, doctor, chef]}}"
-    )
-    return [
-        "data=wds",
-        f"data.train={world / 'train'}",
-        f"data.eval={world / 'eval'}",
-        "data.batch_size=16",
-        "data.workers=0",
-        "attributes=json",
-        f"attributes.sources={sources}",
-        f"model.config={model}",
-        "model.name=test",
-        f"eval.sets={{faces: {{path: {world / 'eval'}}}}}",
-        f"eval.evaluators={evaluators}",
-        "eval.headline={rb: rb/mean_parity}",
-        "eval.bootstrap=50",
-        *([] if "balance=none" in more else ["balance.min_concept_samples=5"]),
-        "schedule.epochs=3",
-        "track=none",
-        "track.every=3",
-        "precision=fp32",
-        "device=cpu",
-        f"runs={runs}",
-        *more,
-    ]
-
-
-def run(world: Path, runs: Path, *more: str) -> int:
-    return train.main(compose(overrides(world, runs, *more)))
-
-
-def measured(folder: Path) -> list[dict[str, Any]]:
-    """All metrics but those of speed."""
-    timed = ("train/samples_per_second", "train/data_wait", "eval/seconds")
-    return [row for row in read_metrics(folder / "metrics.jsonl") if row["name"] not in timed]
-
-
-@pytest.fixture(scope="module")
-def straight(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing disturbed."""
-    runs = tmp_path_factory.mktemp("straight")
-    assert run(world, runs, "name=a") == 0
-    return runs / "a"
-
-
-@pytest.fixture(scope="module")
-def stopped_run(world: Path, straight: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run stopped within a pass over the data."""
-    runs = tmp_path_factory.mktemp("stopped")
-    with pytest.MonkeyPatch.context() as patch:
-        original = train.train_step
-
-        def interrupted(training: train.Training, batch: Any) -> torch.Tensor:
-            if training.clock.step == 2:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return original(training, batch)
-
-        patch.setattr(train, "train_step", interrupted)
-        assert run(world, runs, "name=a") == 128 + signal.SIGTERM
-    return runs / "a"
+from tests.launching import MODEL, measured, run, tiny_overrides
+from tests.tiny import people_meta, people_shards, sample, write_tar
 
 
 def test_a_run_leaves_what_it_promises(straight: Path) -> None:
@@ -147,79 +41,6 @@ def test_accepted_samples_follow_the_plan(straight: Path) -> None:
     assert abs(last["accepted/share[woman]"] - last["accepted/planned_share[woman]"]) < 0.1
     assert last["accepted/largest_deviation"] < 4
     assert last["data/rb"] <= 0.011
-
-
-@pytest.mark.parametrize("step", [2, 7, 8, 11])
-def test_a_signal_leaves_a_checkpoint_and_resume_goes_on_bit_for_bit(
-    world: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
-) -> None:
-    calls = 0
-    original = train.train_step
-
-    def interrupted(*arguments: Any) -> torch.Tensor:
-        nonlocal calls
-        calls += 1
-        if calls == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(*arguments)
-
-    monkeypatch.setattr(train, "train_step", interrupted)
-    assert run(world, tmp_path, "name=a") == 128 + signal.SIGTERM
-    assert list_checkpoints(tmp_path / "a/checkpoints")[-1].name == f"step-{step:08d}.pt"
-    monkeypatch.setattr(train, "train_step", original)
-    assert run(world, tmp_path, "name=a", "resume=true") == 0
-    assert measured(tmp_path / "a") == measured(straight)
-
-
-@pytest.mark.parametrize("step", [3, 12])
-def test_after_a_crash_resume_repeats_what_was_lost(
-    world: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
-) -> None:
-    original, calls = train.train_step, 0
-
-    def crash(*arguments: Any) -> torch.Tensor:
-        nonlocal calls
-        calls += 1
-        if calls == step:
-            raise RuntimeError("power cut")
-        return original(*arguments)
-
-    monkeypatch.setattr(train, "train_step", crash)
-    with pytest.raises(RuntimeError, match="power cut"):
-        run(world, tmp_path, "name=a")
-    monkeypatch.setattr(train, "train_step", original)
-    assert run(world, tmp_path, "name=a", "resume=true") == 0
-    assert measured(tmp_path / "a") == measured(straight)
-
-
-def attempt(world: Path, runs: Path, *more: str) -> None:
-    """A run in a process of its own, which goes on where there is something to go on from."""
-    begun = (runs / "a/config.yaml").exists()
-    os._exit(run(world, runs, "name=a", *(["resume=true"] if begun else []), *more))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 1])
-def test_killed_at_random_moments_a_run_goes_on_bit_for_bit(
-    world: Path, straight: Path, tmp_path: Path, workers: int
-) -> None:
-    more = (f"data.workers={workers}", "checkpoint.every_steps=2")
-    moments, fork = np.random.default_rng(workers), multiprocessing.get_context("fork")
-    killed = 0
-    for _ in range(40):
-        process = fork.Process(target=attempt, args=(world, tmp_path, *more))
-        process.start()
-        process.join(float(moments.uniform(0.3, 4.0)) if killed < 6 else None)
-        if not process.is_alive():
-            assert process.exitcode == 0
-            break
-        process.kill()
-        process.join()
-        killed += 1
-        for file in (tmp_path / "a/checkpoints").glob("step-*.pt"):
-            load_checkpoint(file)  # complete, whenever it was
-    assert killed >= 2
-    assert measured(tmp_path / "a") == measured(straight)
 
 
 def test_the_best_checkpoint_is_kept_beside_the_newest(world: Path, tmp_path: Path) -> None:
@@ -255,38 +76,8 @@ def test_what_is_not_finite_stops_the_run_and_overwrites_nothing(
         assert list_checkpoints(tmp_path / name / "checkpoints")[-1].name == "step-00000004.pt"
 
 
-@pytest.mark.parametrize("changed", ["data.workers=2", "data.batch_size=8", "data.shuffle=7", "seed=1"])
-def test_resume_refuses_another_order_of_samples(world: Path, tmp_path: Path, changed: str, stopped_run: Path) -> None:
-    shutil.copytree(stopped_run, tmp_path / "a")
-    with pytest.raises(UserError, match="resume with the same values"):
-        run(world, tmp_path, "name=a", "resume=true", changed)
-
-
-def test_resume_refuses_another_number_of_processes(stopped_run: Path) -> None:
-    state = load_checkpoint(list_checkpoints(stopped_run / "checkpoints")[-1])
-    state["ranks"] = state["ranks"] * 2
-    with pytest.raises(UserError, match="written by 2 processes, and this run has 1"):
-        RunState({}, {}, {}, state["plan"], Processes()).load_state_dict(state)
-
-
-def test_resume_refuses_another_plan_and_leaves_the_configuration(world: Path, straight: Path) -> None:
-    before = (straight / "config.yaml").read_text()
-    with pytest.raises(UserError, match="another plan"):
-        run(world, straight.parent, "name=a", "resume=true", "balance.eps_association=0.2")
-    assert (straight / "config.yaml").read_text() == before
-
-
-def test_a_bare_resume_takes_the_configuration_of_the_run(world: Path, straight: Path) -> None:
-    bare = [f"runs={straight.parent}", "name=a", "resume=true"]
-    stored = stored_config(bare)
-    assert stored is not None
-    assert stored == compose(overrides(world, straight.parent, "name=a", "resume=true"))
-    assert stored_config([*bare, "schedule.epochs=4"]) is None
-    assert stored_config(["name=nowhere", "resume=true"]) is None
-
-
 def test_siglip_and_no_balancing(world: Path, tmp_path: Path) -> None:
-    config = json.dumps({**MODEL["config"], "init_logit_bias": -10}).replace('"', "")  # type: ignore[dict-item]
+    config = json.dumps({**MODEL, "init_logit_bias": -10}).replace('"', "")
     assert run(world, tmp_path, "balance=none", "model.loss=siglip", f"model.config={config}", "schedule.epochs=1") == 0
     (folder,) = [path for path in tmp_path.iterdir() if (path / "metrics.jsonl").exists()]
     assert folder.name == "wds-test-none-s0"
@@ -297,7 +88,7 @@ def test_siglip_and_no_balancing(world: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("loss", ["clip", "siglip"])
 def test_weights_in_the_loss_see_all_samples_and_follow_the_plan(world: Path, tmp_path: Path, loss: str) -> None:
-    config = {**MODEL["config"]} | ({"init_logit_bias": -10} if loss == "siglip" else {})  # type: ignore[dict-item]
+    config = MODEL | ({"init_logit_bias": -10} if loss == "siglip" else {})
     wanted = ["name=a", "balance.mode=weight", "optim.accumulate=3", f"model.loss={loss}", "schedule.epochs=1"]
     assert run(world, tmp_path, *wanted, f"model.config={json.dumps(config)}".replace('"', "")) == 0
     rows = {row["name"]: row for row in measured(tmp_path / "a")}
@@ -398,7 +189,7 @@ def test_two_processes_train_and_measure_as_one(world: Path, tmp_path: Path, roo
         "--master_port=29517",
         str(root / "train.py"),
     ]
-    wanted = overrides(world, tmp_path, "name=two", "data.batch_size=8", "schedule.epochs=1")
+    wanted = tiny_overrides(world, tmp_path, "name=two", "data.batch_size=8", "schedule.epochs=1")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*command, *wanted], capture_output=True, text=True, env=environment, cwd=root, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -414,7 +205,7 @@ def test_two_processes_train_and_measure_as_one(world: Path, tmp_path: Path, roo
 
 @pytest.mark.slow
 def test_the_command_line_and_offline_tracking(world: Path, tmp_path: Path, root: Path) -> None:
-    wanted = overrides(world, tmp_path, "name=cli", "schedule.epochs=1", "track=offline")
+    wanted = tiny_overrides(world, tmp_path, "name=cli", "schedule.epochs=1", "track=offline")
     done = subprocess.run([sys.executable, "train.py", *wanted], capture_output=True, text=True, cwd=root, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert list((tmp_path / "cli/wandb").glob("offline-run-*/*.wandb"))
