@@ -7,6 +7,7 @@ Everything that can be known to be wrong is checked before the first step.
 """
 
 import contextlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +53,7 @@ from models.keeper import Keeper
 from models.losses import ContrastiveLoss
 from models.optim import create_optimizer, learning_rate, set_learning_rate
 from models.precision import MODES, attention, resolve_device, resolve_precision
-from models.processes import PATIENCE, Processes
+from models.processes import PATIENCE, Processes, check_launcher
 from models.shard import Sharded, ShardedOptimizer, check_sharding, whole_tensor
 from models.signals import stop_on_signal
 from models.state import RunState, Stateful, check_newest
@@ -88,6 +89,7 @@ class Training:
 def main(config: Config) -> int:
     """Run one training run; the exit status (130 or 143 when stopped by a signal)."""
     # ------------------------------------------------------------------ what can be checked at once
+    check_launcher(os.environ)
     check_run(config)
     config.stages = resolve_stages(config.stages, config.stage.share, config.stage.order, config.balance)
     specs = stage_specs(config.stages, config.balance)

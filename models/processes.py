@@ -1,13 +1,47 @@
 """This process among those that train together, and what they tell each other beside gradients."""
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
+from balance.errors import UserError
+
 T = TypeVar("T")
+LAUNCHED = {
+    "ACCELERATE_USE_FSDP": ("FSDP (--use_fsdp)", "fsdp=true"),
+    "ACCELERATE_USE_DEEPSPEED": ("DeepSpeed (--use_deepspeed)", "fsdp=true"),
+    "ACCELERATE_USE_MEGATRON_LM": ("Megatron-LM (--use_megatron_lm)", "fsdp=true"),
+    "ACCELERATE_USE_PARALLELISM_CONFIG": ("a parallelism config (--use_parallelism_config)", "fsdp=true"),
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("--gradient_accumulation_steps", "optim.accumulate=<parts>"),
+    "ACCELERATE_DYNAMO_BACKEND": ("torch.compile (--dynamo_backend)", "compile=true"),
+}
+"""What `accelerate launch` asks for by a variable of the environment: its name, and the key of a run that does it."""
+OFF = ("", "0", "false", "no", "off", "n", "f")
 PATIENCE = timedelta(hours=12)  # how long processes wait for one that labels shards
+
+
+def check_launcher(environment: Mapping[str, str]) -> None:
+    """Check that the launcher asks for nothing that a run decides by its configuration, as its checkpoints hold it.
+
+    Accelerate would wrap the model in its own way: checkpoints, evaluation and the loss over processes would not be
+    those that are tested.
+
+    Args:
+        environment: such as `os.environ`.
+
+    Raises:
+        UserError: it does.
+    """
+    for variable, (flag, key) in LAUNCHED.items():
+        value = environment.get(variable, "").strip().lower()
+        if value not in OFF and not (value == "1" and variable.endswith("_STEPS")):
+            raise UserError(
+                f"{variable}={environment[variable]}: accelerate was told to use {flag}; leave that out of the "
+                f"launcher's flags and configuration, and give {key} to train.py."
+            )
 
 
 class Processes:
