@@ -36,6 +36,7 @@ from conf.build import (
 from conf.cli import launch
 from conf.run import as_dict, check_run, create_folder, make_up_name, write_config
 from conf.schema import Config
+from eval.foreseen import check_measured, named_metrics
 from eval.meter import Meter
 from eval.metric import Metric, as_metrics
 from eval.provenance import write_provenance
@@ -129,6 +130,7 @@ def main(config: Config) -> int:
 
     # ------------------------------------------------------------------ evaluation sets, attributes, plan
     suite = create_suite(config, held_out)
+    check_measured(named_metrics(config), suite)
     missing = missing_packages() if config.data.fast_decode else None
     for sentence in [*suite.skipped, *([missing] if missing else [])]:
         say(f"note: {sentence}")

@@ -15,16 +15,14 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch.nn import functional
 
 from balance.errors import UserError
 from balance.stages import Stages
 from balance.stream.samples import BadSample, parse_sample, read_shard
 from conf.run import not_begun
 from conf.schema import Config
-from eval.embed import Embedder
+from eval.foreseen import ChanceEmbedder, check_measured, named_metrics
 from eval.runner import Suite
-from eval.sets import EvalSet
 from models.clock import Clock
 from models.cost import Cost, measure_cost, shape_of
 from models.factory import ModelBundle
@@ -221,7 +219,7 @@ def _evaluation(
     if not suite.evaluators:
         found.warnings.append("Nothing would be evaluated: no evaluation set is there, and data.eval is not given.")
         return
-    count = _Counting(bundle)
+    count = ChanceEmbedder(bundle)
     for evaluator in suite.evaluators:
         try:
             for _ in evaluator(count, np.random.default_rng(0), 2):
@@ -234,44 +232,13 @@ def _evaluation(
         once = len(count.pictures) * cost.image_flops + len(count.said) * cost.text_flops
         whole = cost.step_flops * world * clock.total_steps
         found.add("evaluation's share of all operations", f"{times * once / (whole + times * once):.1%}")
+    try:
+        check_measured(named_metrics(config), suite)
+    except UserError as error:
+        found.warnings.append(str(error))
     cut = cut_texts(bundle, list(count.said)) if bundle is not None else []
     if cut:
         found.warnings.append(f"The tokenizer cuts {len(cut)} prompt(s) of the evaluation, such as {cut[0]!r}.")
-
-
-class _Counting(Embedder):
-    """Notes what evaluators ask for, and gives them features of chance."""
-
-    def __init__(self, bundle: ModelBundle | None) -> None:
-        self.bundle = bundle  # type: ignore[assignment]
-        self.name, self.batch_size, self.rank, self.world = "the model", 256, 0, 1
-        self.device, self.truncated = torch.device("cpu"), []
-        self.pictures: set[bytes] = set()
-        self.said: dict[str, None] = {}
-
-    @property
-    def scale(self) -> float:
-        """That of a model at its start."""
-        return 1 / 0.07
-
-    def images(self, data: EvalSet) -> torch.Tensor:
-        """Features of chance for the pictures of a set."""
-        self.pictures.update(data.picture_keys())
-        return _chance(len(data))
-
-    def prepare(self, sets: Any) -> None:
-        """Count the pictures of some sets."""
-        for data in sets:
-            self.pictures.update(data.picture_keys())
-
-    def texts(self, texts: Sequence[str]) -> torch.Tensor:
-        """Features of chance for texts."""
-        self.said.update(dict.fromkeys(texts))
-        return _chance(len(texts))
-
-
-def _chance(n: int) -> torch.Tensor:
-    return functional.normalize(torch.randn(n, 8, generator=torch.Generator().manual_seed(n)), dim=1)
 
 
 def cut_texts(bundle: ModelBundle, texts: Sequence[str]) -> list[str]:

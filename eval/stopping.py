@@ -38,7 +38,7 @@ class Stopper:
                 if not isinstance(number, int | float) or not number > 0:
                     raise UserError(f"stop.{what}.{name}={number} must be a number above 0.")
         self.targets, self.quality, self.certain = dict(targets), dict(quality), certain
-        self.before: dict[str, float] = {}
+        self.begun, self.before = False, dict[str, float]()
         self.outcome: str | None = None
 
     @property
@@ -61,9 +61,9 @@ class Stopper:
         for name in [*self.targets, *self.quality]:
             if name not in found:
                 known = ", ".join(sorted(metric for metric in found if "/" in metric))
-                raise UserError(f"stop names {name}, which this run does not measure; it measures {known}.")
-        if not self.before:
-            self.before = {name: found[name].value for name in [*self.targets, *self.quality]}
+                raise UserError(f"stop names {name}, which is not measured by this run; it measures {known}.")
+        if not self.begun:
+            self.begun, self.before = True, {name: found[name].value for name in [*self.targets, *self.quality]}
         bias = max((self._bias(found[name]) / target for name, target in self.targets.items()), default=math.inf)
         fall = max(((self.before[n] - found[n].value) / bound for n, bound in self.quality.items()), default=0.0)
         if not fall <= 1:  # a quality that is not a number has fallen, too
@@ -96,8 +96,25 @@ class Stopper:
         return {"before": self.before, "outcome": self.outcome}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state."""
-        self.before, self.outcome = dict(state["before"]), state["outcome"]
+        """Go on from a saved state; targets may be others.
+
+        Raises:
+            UserError: a bound on a quality whose value before training was not kept.
+        """
+        kept = dict(state["before"])
+        unknown = [name for name in self.quality if name not in kept]
+        if unknown:
+            raise UserError(
+                f"stop.quality.{unknown[0]} was not asked for when the run began, so that its value before training is "
+                "not known; leave it out, or start a new run from the weights by model.init_from."
+            )
+        self.before = {name: value for name, value in kept.items() if name in self.targets or name in self.quality}
+        self.begun, self.outcome = True, state["outcome"]
+
+
+def verdicts(targets: Mapping[str, float], quality: Mapping[str, float]) -> list[str]:
+    """Names of the metrics that a `Stopper` adds."""
+    return (["stop/quality"] if quality else []) + (["stop/bias", "stop/score"] if targets else [])
 
 
 def write_outcome(folder: Path, stopper: Stopper, samples: int, metrics: Sequence[Metric]) -> None:
