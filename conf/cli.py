@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, ConfigTypeError, OmegaConfBaseException, ValidationError
 
 from balance.errors import UserError
+from conf.command import fail
 from conf.run import not_begun
 from conf.schema import Config
 from conf.stored import read_stored
@@ -246,12 +247,6 @@ def stored_config(overrides: list[str]) -> Config | None:
     stored = read_stored(folder)
     stored.update({"name": given["name"], "resume": True, "runs": given.get("runs", "runs")})
     return to_config(stored)
-
-
-def fail(error: Exception) -> int:
-    """Tell the user what is wrong; the exit status."""
-    print(f"error: {error}", file=sys.stderr)
-    return 2
 
 
 def sweep_job(hydra_config: Any) -> str:

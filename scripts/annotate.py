@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if __name__ == "__main__":  # the project's folder, whichever folder the command runs in
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from balance.errors import UserError
 from balance.labels.annotate import Summary, annotate_shards
@@ -21,8 +22,8 @@ from balance.labels.annotators import EncoderFactory
 from balance.labels.attributes import build_annotator
 from balance.labels.pictures import Encoder
 from balance.stream.shards import expand_shards
-from conf.cli import compose, fail
-from scripts.job_options import split_options
+from conf.cli import compose
+from conf.command import run_command, split_options
 
 OPTIONS: dict[str, Any] = {
     "out": None,
@@ -39,9 +40,6 @@ OPTIONS: dict[str, Any] = {
 
 
 def main(arguments: list[str]) -> None:
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(__doc__)
-        return
     options, overrides = split_options(arguments, OPTIONS)
     if not any(override.startswith("data=") for override in overrides):
         overrides.insert(0, "data=wds")
@@ -91,7 +89,4 @@ def _print_summary(summary: Summary) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        sys.exit(fail(error))
+    run_command(main, __doc__, bare=False)

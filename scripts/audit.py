@@ -16,7 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if __name__ == "__main__":  # the project's folder, whichever folder the command runs in
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 from rich.console import Console
@@ -29,10 +30,10 @@ from balance.labels.attributes import build_annotator
 from balance.m4.cells import Cells
 from balance.m4.plan import Plan
 from balance.stream.shards import expand_shards
-from conf.cli import compose, fail
+from conf.cli import compose
+from conf.command import run_command, split_options
 from scripts.audit_files import write_changes, write_tables
 from scripts.audit_page import write_comparison, write_page
-from scripts.job_options import split_options
 
 WIDTH = 132  # a table that wraps is harder to read than one that a terminal wraps
 
@@ -52,9 +53,6 @@ OPTIONS: dict[str, Any] = {
 
 
 def main(arguments: list[str]) -> None:
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(__doc__)
-        return
     folders = [argument for argument in arguments if "=" not in argument]
     options, overrides = split_options([argument for argument in arguments if "=" in argument], OPTIONS)
     if options["out"] is None:
@@ -190,7 +188,4 @@ def _print_changes(changes: list[Change], top: int) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        sys.exit(fail(error))
+    run_command(main, __doc__, bare=False)

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if __name__ == "__main__":  # the project's folder, whichever folder the command runs in
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import pyarrow as pa
@@ -28,8 +29,7 @@ from balance.labels.attributes import build_annotator, read_meta
 from balance.labels.captions import CaptionSource
 from balance.stream.samples import parse_sample, read_shard
 from balance.stream.shards import expand_shards
-from conf.cli import fail
-from scripts.job_options import split_options
+from conf.command import run_command, split_options
 
 OPTIONS: dict[str, Any] = {"shards": None, "repeat": 5, "captions": 500_000, "batch": 4096}
 EVERYTHING = {
@@ -113,7 +113,4 @@ def in_memory(captions: list[str], source: CaptionSource, batch: int) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        sys.exit(fail(error))
+    run_command(main, __doc__)

@@ -19,7 +19,8 @@ from typing import Any
 from unittest import mock
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if __name__ == "__main__":  # the project's folder, whichever folder the command runs in
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 from open_clip.transform import image_transform
@@ -32,9 +33,8 @@ from balance.stream import scaled
 from balance.stream.decode import decode_train
 from balance.stream.samples import image_bytes, read_shard
 from balance.stream.shards import expand_shards
-from conf.cli import fail
+from conf.command import run_command, split_options
 from scripts.bench_photos import make_photo_shards
-from scripts.job_options import split_options
 
 OPTIONS: dict[str, Any] = {"shards": None, "sizes": [64, 112, 224], "pictures": 150, "rounds": 5, "width": None}
 Crop = tuple[float, ...]
@@ -101,7 +101,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        sys.exit(fail(error))
+    run_command(main, __doc__)

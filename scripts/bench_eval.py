@@ -22,12 +22,11 @@ import torch
 import torch.nn.functional as F
 
 from balance.errors import UserError
-from conf.cli import fail
+from conf.command import run_command, split_options
 from eval.eat import Eat
 from eval.eat_stimuli import read_definitions
 from eval.retrieval import best_ranks
 from eval.sets import EvalSet
-from scripts.job_options import split_options
 
 OPTIONS: dict[str, Any] = {
     "what": ["tests", "retrieval"],
@@ -129,7 +128,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except UserError as error:
-        sys.exit(fail(error))
+    run_command(main, __doc__)

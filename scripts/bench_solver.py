@@ -12,18 +12,23 @@ from __future__ import annotations
 import argparse
 import resource
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":  # the project's folder, whichever folder the command runs in
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 import numpy as np
 import scipy.sparse as sp
-from make_attribute_rows import draw_samples
 
 from balance import Cells, Plan, Problem, solve
 from balance.errors import UserError
+from conf.command import run_command
+from scripts.make_attribute_rows import draw_samples
 
 
 def made_up(samples: int, m: int, c: int, labels: float, skew: float, seed: int = 0) -> Cells:
@@ -134,7 +139,7 @@ def growth_rows(args: argparse.Namespace) -> None:
         row(f"{cells.total:,.0f}", f"{len(cells):,}", *steps, memory())
 
 
-def main() -> None:
+def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["general", "large", "cells", "concepts", "rows"])
     parser.add_argument("--samples", type=int, default=100_000)
@@ -145,10 +150,10 @@ def main() -> None:
     parser.add_argument("--folder", default="rows")
     parser.add_argument("--memory-limit", default="4GB")
     parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     jobs = {"general": general, "large": large, "cells": growth_cells, "concepts": growth_concepts, "rows": growth_rows}
     jobs[args.what](args)
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -24,7 +24,8 @@ from statistics import median
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core: what is compared is work, not parallelism
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if __name__ == "__main__":  # the project's folder, whichever folder the command runs in
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import open_clip
@@ -40,9 +41,8 @@ from balance.labels.attributes import read_attributes
 from balance.stream.balanced import BalancedStream, StreamConfig, shard_repeats, uniform_rates
 from balance.stream.decode import decode_train
 from balance.stream.shards import expand_shards
-from conf.cli import fail
+from conf.command import run_command, split_options
 from scripts.bench_photos import make_photo_shards
-from scripts.job_options import split_options
 
 OPTIONS: dict[str, Any] = {
     "shards": None,
@@ -176,7 +176,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        sys.exit(fail(error))
+    run_command(main, __doc__)

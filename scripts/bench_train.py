@@ -27,17 +27,17 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if __name__ == "__main__":  # the project's folder, whichever folder the command runs in
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from balance.errors import UserError
 from balance.labels.annotate import annotate_shards
 from balance.labels.annotators import build_annotator
 from balance.stream.shards import expand_shards
-from conf.cli import fail
+from conf.command import run_command
 from scripts.bench_mfu import peak_flops, train_flops
 from scripts.bench_parts import gains, measure_parts, prepare
 from scripts.bench_photos import make_photo_shards
@@ -52,8 +52,8 @@ AMP = {"bf16": "amp_bf16", "fp32": "fp32", "fp16": "amp"}  # open_clip's names
 Runs = dict[str, Callable[[], Speed]]
 
 
-def main() -> None:
-    args = arguments()
+def main(arguments: list[str]) -> None:
+    args = read_arguments(arguments)
     with tempfile.TemporaryDirectory() as scratch:
         if args.shards:
             shards = [os.path.abspath(path) for path in expand_shards(args.shards, "--shards")]
@@ -77,7 +77,7 @@ def main() -> None:
         Path(args.out).write_text(json.dumps(raw, indent=1))
 
 
-def arguments() -> argparse.Namespace:
+def read_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--only", nargs="+", default=["equal", "default", "parts"], choices=["equal", "default", "parts"])
@@ -99,7 +99,7 @@ def arguments() -> argparse.Namespace:
     add("--fast-decode", action="store_true", help="in train.py, for `equal`")
     add("--peak-tflops", type=float, help="of the device at this precision, for MFU; known for common GPUs")
     add("--out", help="file for all steps of all rounds, JSON")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if args.device == "cuda":
         if not torch.cuda.is_available():
             parser.error("--device cuda, but torch sees no GPU here")
@@ -204,7 +204,4 @@ def parts(args: argparse.Namespace, shards: list[str], scratch: Path) -> Any:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(fail(error))
+    run_command(main)

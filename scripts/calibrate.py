@@ -16,7 +16,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if __name__ == "__main__":  # the project's folder, whichever folder the command runs in
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,17 +28,13 @@ from balance.labels.metadata import json_field
 from balance.labels.pictures import PictureSource, fit_calibration
 from balance.stream.samples import BadSample, Sample, parse_sample, read_shard
 from balance.stream.shards import expand_shards
-from conf.cli import fail
-from scripts.job_options import split_options
+from conf.command import run_command, split_options
 
 OPTIONS: dict[str, Any] = {"data.train": "", "prompts": "", "field": "", "positive": "", "negative": "", "model": {}}
 OPTIONS |= {"most": 5000, "device": "auto", "precision": "auto"}
 
 
 def main(arguments: list[str]) -> None:
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(__doc__)
-        return
     options, rest = split_options(arguments, OPTIONS)
     missing = [key for key in ("data.train", "prompts", "field", "positive", "negative", "model") if not options[key]]
     if rest or missing:
@@ -92,7 +89,4 @@ def quality(logit: NDArray[np.float64], label: NDArray[np.float64]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        sys.exit(fail(error))
+    run_command(main, __doc__, bare=False)

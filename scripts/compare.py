@@ -5,13 +5,13 @@ what the page is about: put the one whose effect you ask for first, what it is c
 the chart of the summary by itself.
 """
 
-import sys
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from balance.errors import UserError
+from conf.command import run_command
 from eval.page import format_interval, format_number, write_page
 from eval.paired_runs import paired_table
 from eval.report import render
@@ -22,9 +22,6 @@ from eval.rundata import RunData, load_run
 
 def main(arguments: list[str]) -> int:
     """Write the page, print the summary."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(__doc__)
-        return 0 if arguments else 2
     options = dict(one.split("=", 1) for one in arguments if "=" in one)
     folders = [Path(one) for one in arguments if "=" not in one]
     unknown = set(options) - {"out", "title", "picture"}
@@ -95,8 +92,4 @@ def seeds(paired: list[dict[str, object]]) -> Table:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command(main, __doc__)

@@ -18,18 +18,14 @@ from rich.console import Console
 from rich.table import Table
 
 from balance.errors import UserError
-from conf.cli import fail
+from conf.command import run_command, split_options
 from eval.metric import read_metrics
 from eval.paired import match, wilcoxon
-from scripts.job_options import split_options
 
 OPTIONS: dict[str, Any] = {"first": None, "second": None, "metric": ""}
 
 
 def main(arguments: list[str]) -> None:
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(__doc__)
-        return
     options, rest = split_options(arguments, OPTIONS)
     if rest or not (options["first"] and options["second"]):
         raise UserError("first and second must be given, and besides them metric alone.")
@@ -76,7 +72,4 @@ def _read_side(given: Any) -> list[dict[str, float]]:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        sys.exit(fail(error))
+    run_command(main, __doc__, bare=False)

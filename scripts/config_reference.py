@@ -6,7 +6,6 @@
 import ast
 import dataclasses
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from omegaconf import MISSING
 from balance.errors import UserError
 from conf import schema
 from conf.cli import groups
+from conf.command import run_command
 
 ROOT = Path(__file__).resolve().parent.parent
 MAIN_CHOICE = {"attributes": "captions", "balance": "m4"}  # groups that the code which uses them checks
@@ -149,8 +149,4 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command(main, __doc__)

@@ -4,7 +4,6 @@
 `labels=[...]` names the runs otherwise than by their folders, `title=...` the picture for screen readers.
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from balance.errors import UserError
+from conf.command import run_command
 from eval.charts import COLOURS, to_svg
 from eval.page import write_page
 from eval.rundata import RunData, load_run
@@ -68,7 +68,4 @@ def _line(axes: Any, run: RunData, label: str, metric: str, colour: str) -> None
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run_command(main, __doc__)

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from balance.errors import UserError
 from balance.progress import format_seconds
+from conf.command import run_command
 from eval.metric import read_metrics
 from eval.page import write_page
 from eval.report import render
@@ -28,13 +29,13 @@ ROOT = Path(__file__).resolve().parent.parent
 TREATMENTS = {"unbalanced": "none", "balanced": "m4"}
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", default="runs", help="folder of the runs")
     parser.add_argument("--data", default="demo-data", help="folder of the demo shards, made if it is not there")
     parser.add_argument("overrides", nargs="*", help="further overrides for both runs, such as schedule.epochs=2")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if not (Path(options.data) / "world.json").is_file():
         print(f"Making the demo shards in {options.data}", flush=True)
         if subprocess.call([sys.executable, str(ROOT / "scripts/make_demo_shards.py"), "--out", options.data]):
@@ -164,8 +165,4 @@ def show(row: dict[str, Any] | None) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command(main)

@@ -24,14 +24,12 @@ from accelerate import PartialState
 from rich.console import Console
 from rich.table import Table
 
-from balance.errors import UserError
 from conf.build import create_model
-from conf.cli import fail
+from conf.command import run_command, split_options
 from eval.page import format_interval, format_number, write_page
 from eval.suite_page import render_suite
 from models.factory import check_model_name
 from models.precision import resolve_device
-from scripts.job_options import split_options
 from scripts.suite_tools import (
     Measured,
     compose_suite,
@@ -115,7 +113,4 @@ def _ends(row: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except UserError as error:
-        sys.exit(fail(error))
+    run_command(main, __doc__)

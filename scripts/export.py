@@ -10,10 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # the project's folder, whichever folder the command runs in
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from balance.errors import UserError
+from conf.command import run_command, split_options
 from eval.card import rows_at, write_card
 from eval.rundata import RunData, load_run
 from eval.wandb_mirror import WandbMirror
@@ -21,7 +22,6 @@ from models.export import check_place, export
 from models.factory import create
 from models.start import FROM, find_start
 from models.weights import fit_weights, read_weights
-from scripts.job_options import split_options
 
 DEFAULTS: dict[str, Any] = {
     "run": "",
@@ -72,17 +72,10 @@ def keep_in_wandb(found: RunData, out: Path, mode: str) -> None:
     mirror.finish()
 
 
-def main() -> None:
-    if any(argument in ("-h", "--help") for argument in sys.argv[1:]):
-        print(__doc__)
-        return
-    try:
-        out = run(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+def main(arguments: list[str]) -> None:
+    out = run(arguments)
     print(f'Exported: open_clip.create_model_and_transforms("local-dir:{out}")')
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, __doc__)

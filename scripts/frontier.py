@@ -16,11 +16,14 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib import pyplot as plt
-from solve import read_settings
+
+if __name__ == "__main__":  # the project's folder, whichever folder the command runs in
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from balance import Cells, Plan, Problem, solve
-from balance.errors import UserError
 from balance.progress import ProgressLine
+from conf.command import run_command
+from scripts.solve import read_settings
 
 matplotlib.use("Agg")
 TOLERANCES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)
@@ -90,7 +93,7 @@ def draw(rows: list[dict[str, float]], path: Path) -> None:
     plt.close(figure)
 
 
-def run(overrides: list[str]) -> None:
+def main(overrides: list[str]) -> None:
     """Count, sweep, write."""
     settings, balance = read_settings(overrides)
     for key in ("method", "mode"):
@@ -110,16 +113,5 @@ def run(overrides: list[str]) -> None:
     print(f"{len(rows)} plans in {out}/frontier.csv and {out}/frontier.svg")
 
 
-def main() -> None:
-    if any(argument in ("-h", "--help") for argument in sys.argv[1:]):
-        print(__doc__)
-        return
-    try:
-        run(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    main()
+    run_command(main, __doc__)

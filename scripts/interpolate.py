@@ -19,12 +19,13 @@ from matplotlib import pyplot as plt
 from rich.console import Console
 from rich.table import Table
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # the project's folder, whichever folder the command runs in
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from balance.errors import UserError
 from balance.progress import ProgressLine
 from balance.stream.shards import expand_shards
+from conf.command import run_command, split_options
 from eval.metric import read_metrics
 from eval.page import format_interval, format_number
 from eval.rundata import RunData, by_name, load_run
@@ -33,7 +34,6 @@ from models.factory import ModelBundle, create
 from models.precision import resolve_device
 from models.start import find_start
 from models.weights import fit_weights
-from scripts.job_options import split_options
 
 matplotlib.use("Agg")
 DEFAULTS: dict[str, Any] = {
@@ -195,17 +195,10 @@ def run(arguments: list[str]) -> Path:
     return out
 
 
-def main() -> None:
-    if any(argument in ("-h", "--help") for argument in sys.argv[1:]):
-        print(__doc__)
-        return
-    try:
-        out = run(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+def main(arguments: list[str]) -> None:
+    out = run(arguments)
     print(f"Written: {out}/interpolation.jsonl, .csv, .svg")
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, __doc__)

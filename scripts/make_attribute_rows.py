@@ -18,6 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from conf.command import run_command
+
 SLOTS = 1 << 22  # rows are drawn as slots of a table, in which a pattern fills slots in proportion to its weight
 ROWS_A_GROUP = 1_000_000
 
@@ -86,7 +88,7 @@ def write_file(task: tuple[str, int, int, int, dict[str, NDArray[np.generic]], N
     return rows
 
 
-def main() -> None:
+def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=1_000_000)
@@ -98,7 +100,7 @@ def main() -> None:
     parser.add_argument("--skew", type=float, default=0.5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     args.out.mkdir(parents=True, exist_ok=True)
     s, indptr, concepts = draw_samples(args.patterns, args.attributes, args.concepts, args.labels, args.skew, args.seed)
     columns: dict[str, NDArray[np.generic]] = {f"s.attribute{k}": s[:, k].copy() for k in range(args.attributes)}
@@ -136,4 +138,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -28,9 +28,8 @@ from PIL import Image
 
 from balance.errors import UserError
 from balance.progress import ProgressLine
-from conf.cli import fail
+from conf.command import run_command, split_options
 from eval.morph import morph, read_landmarks, step_shares
-from scripts.job_options import split_options
 from scripts.stimuli_faces import read_table
 from scripts.stimuli_plan import need
 
@@ -47,9 +46,6 @@ OPTIONS: dict[str, Any] = {
 
 
 def main(arguments: list[str]) -> None:
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(__doc__)
-        return
     options, rest = split_options(arguments, OPTIONS)
     if rest:
         raise UserError(f"{rest[0]!r} is not a setting; they are {', '.join(OPTIONS)}.")
@@ -124,7 +120,4 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        sys.exit(fail(error))
+    run_command(main, __doc__, bare=False)

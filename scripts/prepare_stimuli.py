@@ -23,9 +23,8 @@ if __name__ == "__main__":  # the project's folder, whichever folder the command
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from balance.errors import UserError
-from conf.cli import fail
+from conf.command import run_command, split_options
 from scripts import stimuli_faces, stimuli_pictures
-from scripts.job_options import split_options
 from scripts.stimuli_plan import write
 
 SOURCES = {**stimuli_faces.SOURCES, **stimuli_pictures.SOURCES}
@@ -45,9 +44,6 @@ OPTIONS: dict[str, Any] = {
 
 
 def main(arguments: list[str]) -> None:
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(__doc__)
-        return
     options, rest = split_options(arguments, OPTIONS)
     if rest:
         raise UserError(f"{rest[0]!r} is not a setting; they are {', '.join(OPTIONS)}.")
@@ -73,7 +69,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        sys.exit(fail(error))
+    run_command(main, __doc__, bare=False)

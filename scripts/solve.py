@@ -12,7 +12,6 @@ Settings, all as key=value:
 from __future__ import annotations
 
 import resource
-import sys
 import time
 from dataclasses import fields
 from pathlib import Path
@@ -27,6 +26,7 @@ from yaml import YAMLError
 from balance import Cells, Plan, Problem, solve
 from balance.errors import UserError
 from balance.m4.problem import suggest
+from conf.command import run_command
 
 CONF = Path(__file__).resolve().parent.parent / "conf" / "balance"
 SETTINGS = {
@@ -113,7 +113,7 @@ def _number(value: float | str | None) -> str:
     return f"{value:.4f}" if isinstance(value, float) else "-"
 
 
-def run(overrides: list[str]) -> Plan:
+def main(overrides: list[str]) -> None:
     """Count, solve, save, and say so."""
     settings, balance = read_settings(overrides)
     console = Console(highlight=False)
@@ -144,19 +144,7 @@ def run(overrides: list[str]) -> Plan:
         f"solved in {solved - counted:.1f} s, saved to {settings['out']} in {saved - solved:.1f} s; "
         f"{saved - began:.1f} s in all, {memory:.1f} GiB at most"
     )
-    return plan
-
-
-def main() -> None:
-    if any(argument in ("-h", "--help") for argument in sys.argv[1:]):
-        print(__doc__)
-        return
-    try:
-        run(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, __doc__)

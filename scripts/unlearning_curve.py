@@ -5,12 +5,12 @@ python scripts/unlearning_curve.py runs/demo-unlearn --out docs/images/unlearnin
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import matplotlib
 
 from balance.errors import UserError
+from conf.command import run_command
 from eval.metric import read_metrics
 from eval.rundata import by_name
 
@@ -20,11 +20,11 @@ import matplotlib.pyplot as plt
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # Okabe and Ito's, which the colour-blind tell apart
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("--out", type=Path, required=True, help="picture to write")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     path = options.run / "outcome.json"
     if not path.is_file():
         raise UserError(f"There is no {path}: the run is no unlearning run, or it has not ended.")
@@ -54,8 +54,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command(main)

@@ -5,13 +5,12 @@ view and prints its address; `dry_run=true` prints what it would hold. Needs `pi
 login.
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
 from balance.errors import UserError
+from conf.command import run_command, split_options
 from eval.rundata import RunData, load_run
-from scripts.job_options import split_options
 
 DEFAULTS = {"run": "", "entity": "", "project": "", "name": "Counterbalance", "dry_run": False}
 
@@ -90,8 +89,4 @@ def _line(title: str, names: list[str]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command(main, __doc__)

@@ -30,7 +30,7 @@ from omegaconf import OmegaConf
 
 from balance.errors import UserError
 from balance.progress import format_seconds
-from conf.cli import fail
+from conf.command import run_command, split_options
 from conf.schema import Config
 from eval.page import write_page
 from eval.pixels import KEEP_BYTES
@@ -39,7 +39,6 @@ from eval.suite_page import render_suite
 from models.factory import create
 from models.precision import resolve_device
 from models.start import find_start
-from scripts.job_options import split_options
 from scripts.suite_tools import compose_suite, folder_name, load_suite, measure, write_json_lines, write_text
 from scripts.zoo_models import ZooModel, read_zoo
 
@@ -151,7 +150,4 @@ def write_table(table: pd.DataFrame, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except UserError as error:
-        sys.exit(fail(error))
+    run_command(main, __doc__)

@@ -24,11 +24,10 @@ if __name__ == "__main__":  # the project's folder, whichever folder the command
 import pandas as pd
 
 from balance.errors import UserError
-from conf.cli import fail
+from conf.command import run_command, split_options
 from eval.page import write_page
 from eval.zoo_page import Analysis, render_analysis
 from eval.zoo_regression import correlations, effects, impressions_model, matched_contrasts, mixed_model
-from scripts.job_options import split_options
 from scripts.suite_tools import write_text
 
 OPTIONS: dict[str, Any] = {
@@ -131,7 +130,4 @@ def contrast_of(
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except UserError as error:
-        sys.exit(fail(error))
+    run_command(main, __doc__)

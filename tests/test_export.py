@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,11 @@ from models.checkpoint import list_checkpoints, load_checkpoint
 from models.export import export
 from models.factory import create
 from models.weights import read_weights
+from scripts import export as export_script
+from scripts import interpolate
 from tests.launching import before_step, data_overrides, measured, power_cut, run
 from tests.test_models import CONFIG, build, features
 from tests.wandb_file import read_offline
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / "scripts"))
-import export as export_script  # noqa: E402
-import interpolate  # noqa: E402
 
 
 def start_run(world: Path, runs: Path, *more: str) -> None:

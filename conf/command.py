@@ -1,16 +1,41 @@
-"""Options of these commands that are no part of a training run's configuration, given as `key=value` beside it."""
+"""A command of the terminal: its options, its help, and bad input told in one sentence."""
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
 from balance.errors import UserError
 
 
+def run_command(main: Callable[[list[str]], int | None], text: str | None = None, bare: bool = True) -> NoReturn:
+    """Run a command with the arguments of the command line, and exit with its status.
+
+    Args:
+        main: takes the arguments and gives the exit status, of which None is 0.
+        text: what `--help` prints; None if `main` itself answers it.
+        bare: whether the command does something without arguments; if not, it prints the text.
+    """
+    arguments = sys.argv[1:]
+    if text is not None and ({"-h", "--help"} & set(arguments) or not (arguments or bare)):
+        print(text)
+        sys.exit(0)
+    try:
+        sys.exit(main(arguments))
+    except UserError as error:
+        sys.exit(fail(error))
+
+
+def fail(error: Exception) -> int:
+    """Tell the user what is wrong; the exit status."""
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+
+
 def split_options(arguments: list[str], defaults: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Take a command's own options out of its arguments.
+    """Take a command's own options out of its arguments, beside keys of a run's configuration.
 
     Args:
         arguments: `key=value` strings.
