@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from webdataset.shardlists import expand_urls
+
 from balance.errors import UserError
 from balance.stream.samples import BadSample, RawSample, check_image_header, image_bytes, parse_sample, read_shard
 from balance.stream.shards import expand_shards
@@ -73,23 +75,37 @@ def load_set(name: str, spec: Any) -> EvalSet:
         name: its name, for messages.
         spec: `path`: a CLIP_benchmark folder, a folder of picture files, or shards in any form that `data.train` takes;
             with picture files, `labels`: a CSV file with a row per picture, and `file`: its column of paths inside the
-            folder, by default "file".
+            folder, by default "file". Braces stand for names that a folder may have: `{imagenet,imagenet_sample}`.
 
     Raises:
         MissingSet: nothing is there.
-        UserError: a key of `spec` is not known, a file of the layout is missing, or no sample can be used.
+        UserError: a key of `spec` is not known, a file of the layout is missing, no sample can be used, or two of the
+            names in braces are there.
     """
     spec = dict(spec)
     unknown = set(spec) - {"path", "labels", "file"}
     if unknown or not spec.get("path"):
         raise UserError(f"eval.sets.{name} takes path, labels and file; it has {', '.join(sorted(spec)) or 'nothing'}.")
-    path = spec["path"]
+    path, labels = _the_one_there(name, spec["path"], spec.get("labels"))
     folder = Path(path) if isinstance(path, str) else None
     if folder is not None and folder.is_dir() and not (folder / "classnames.txt").is_file():
         files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in PICTURES)
         if files:
-            return _load_folder(name, folder, files, spec.get("labels"), spec.get("file") or "file")
+            return _load_folder(name, folder, files, labels, spec.get("file") or "file")
     return _load_shards(name, path, folder)
+
+
+def _the_one_there(name: str, path: Any, labels: str | None) -> tuple[Any, str | None]:
+    """The folder among those that braces in a path name, with its table of labels; other paths as they are."""
+    names = expand_urls(path) if isinstance(path, str) else []
+    there = [number for number, one in enumerate(names) if Path(one).is_dir()]
+    if not there:
+        return path, labels
+    if len(there) > 1:
+        found = " and ".join(names[number] for number in there)
+        raise UserError(f"eval.sets.{name}: {found} are both there; say which by eval.sets.{name}.path=.")
+    tables = [] if labels is None else expand_urls(labels)
+    return names[there[0]], tables[there[0]] if len(tables) == len(names) else labels
 
 
 def _load_shards(name: str, path: Any, folder: Path | None) -> EvalSet:

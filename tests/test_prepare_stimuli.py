@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from balance.errors import UserError
+from conf.cli import compose
 from eval.hypodescent import Hypodescent
 from eval.retrieval import Retrieval
-from eval.sets import EvalSet, load_set
+from eval.sets import EvalSet, MissingSet, load_set
 from eval.zeroshot import ZeroShot
 from scripts.prepare_stimuli import SOURCES, main
 from scripts.stimuli_plan import write
@@ -176,6 +177,57 @@ def test_imagenet_by_folders_and_by_solutions(tmp_path: Path) -> None:
     (tmp_path / "in" / wnids[5]).rename(tmp_path / "away")
     with pytest.raises(UserError, match="pictures of 999 classes; ImageNet has 1000"):
         prepare("imagenet", tmp_path / "in", tmp_path / "out3")
+
+
+def everything(folder: Path) -> None:
+    """Each source of the full suite in miniature, in a folder of its name."""
+    put(folder / "utkface/26_0_1_2017.jpg", picture(0))
+    put(folder / "ieat/data/experiments/weight/thin/1.jpg", picture(0))
+    put(folder / "oasis/OASIS.csv", ",Theme,Category,Valence_mean\nI1,Acorns 1,Object,4.6\n")
+    put(folder / "oasis/images/Acorns 1.jpg", picture(1))
+    put(folder / "omi/attribute_means.csv", "stimulus,smart\n1,50\n")
+    put(folder / "omi/images/1.jpg", picture(1))
+    for step in range(21):
+        put(folder / f"morphs/black/male/one/{step}.jpg", picture(step))
+    for number in range(1000):
+        put(folder / f"imagenet/n{number:08d}/ILSVRC2012_val_{number:08d}.JPEG", picture(number % 3))
+    tokens(folder / "flickr8k")
+    for split in ("test", "dev"):
+        put(folder / f"flickr8k/Flickr_8k.{split}Images.txt", "0007.jpg\n")
+    put(folder / "flickr8k/0007.jpg", picture(7))
+
+
+@pytest.mark.parametrize(("suite", "elsewhere"), [("full", {"cifar10"}), ("wds", {"cifar10"})])
+def test_the_suites_find_what_was_prepared_without_a_word_on_names(
+    tmp_path: Path, suite: str, elsewhere: set[str]
+) -> None:
+    everything(tmp_path / "in")
+    wanted = compose([f"eval={suite}", f"eval.root={tmp_path / 'out'}", "data.train=x"]).eval
+    needed = {"full": ("utkface", "ieat", "oasis", "omi", "morphs", "imagenet", "flickr8k")}.get(suite)
+    for source in needed or ("utkface", "imagenet"):
+        main([f"source={source}", f"from={tmp_path / 'in' / source}", f"out={tmp_path / 'out'}", "progress=false"])
+    for name, spec in wanted.sets.items():
+        if name not in elsewhere:
+            assert len(load_set(name, spec)), name
+    for evaluator in wanted.evaluators.values():
+        assert Path(evaluator.get("ratings", tmp_path)).exists()
+    if suite == "full":
+        prepare("flickr8k", tmp_path / "in/flickr8k", tmp_path / "dev", split="dev")
+        root = compose([f"eval={suite}", f"eval.root={tmp_path / 'dev'}", "data.train=x"]).eval
+        assert len(load_set("flickr8k", root.sets["flickr8k"]))
+
+
+def test_a_set_has_one_of_the_names_in_braces(tmp_path: Path) -> None:
+    spec = {"path": str(tmp_path / "{a,b}/faces"), "labels": str(tmp_path / "{a,b}/faces.csv")}
+    with pytest.raises(MissingSet, match=r"nothing matches '.*/a/faces' \(of the pattern"):
+        load_set("it", spec)
+    for name in ("a", "b"):
+        put(tmp_path / f"{name}/faces.csv", f"file,who\n1.jpg,{name}\n")
+    put(tmp_path / "b/faces/1.jpg", picture(1))
+    assert load_set("it", spec).labels == [{"who": "b"}]  # by the table beside the pictures
+    put(tmp_path / "a/faces/1.jpg", picture(1))
+    with pytest.raises(UserError, match=r"a/faces and .*b/faces are both there; say which by eval\.sets\.it\.path="):
+        load_set("it", spec)
 
 
 def coco(folder: Path) -> None:
