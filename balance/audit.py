@@ -1,12 +1,10 @@
 """The bias of data by the definitions of "CLIP the Bias" (ICLR 2024), with intervals, before and after a plan.
 
 RB = max_k abs(E[s_k] - pi_k), AB = max_{k,r} abs(E[y_r given s_k = 1] - E[y_r given s_k = 0]). Beside them the share
-inside each concept,
-E[s_k given y_r = 1]. A probability s counts as s of a sample with the attribute and 1 - s of one without. All of it
-follows from cells.
+inside each concept, E[s_k given y_r = 1]. A probability s counts as s of a sample with the attribute and 1 - s of one
+without. All of it follows from cells.
 """
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -90,26 +88,6 @@ class DataBias:
         flat = [int(i) for i in np.argsort(-np.nan_to_num(size, nan=-1.0), axis=None, kind="stable")]
         places = [divmod(i, size.shape[1]) for i in flat] if size.size else []
         return [(k, r) for k, r in places if np.isfinite(size[k, r])]
-
-
-@dataclass(frozen=True)
-class Intersection:
-    """A combination of two attribute values, over samples where both are known.
-
-    Attributes:
-        names: the two values; `not x` is the other side of a binary column.
-        share: of the combination.
-        low, high: exact interval (of the rounded counts where labels are probabilities).
-        independent: the product of the two shares: what it would be if the two had nothing to do with each other.
-        count: samples (or summed probabilities).
-    """
-
-    names: tuple[str, str]
-    share: float
-    low: float
-    high: float
-    independent: float
-    count: float
 
 
 def wanted_shares(
@@ -304,96 +282,3 @@ def _chance(known: Floats, ones: Floats, columns: NDArray[np.bool_], level: floa
         share = known[:, 1:] / known[:, :1]
         error = np.sqrt(share * (1 - share) * (1 / ones[:, :1] + 1 / (known - ones)[:, :1]))
     return largest_by_chance(error[:, columns], level)
-
-
-def intersections(cells: Cells, rates: Floats | None = None, level: float = 0.95) -> list[Intersection]:
-    """Shares of all combinations of two attributes' values, those furthest from independence first.
-
-    Args:
-        cells: the data.
-        rates: (n,) sampling rates; intervals are then left out (NaN).
-        level: of the intervals.
-    """
-    weights = cells.counts if rates is None else cells.counts * rates
-    groups: dict[str, list[tuple[str, Floats]]] = {}
-    for k, name in enumerate(cells.s_names):
-        group, one_hot, _ = name.partition("=")
-        groups.setdefault(group, []).append((name, cells.s[:, k]))
-        if not one_hot:
-            groups[group].append((f"not {name}", 1 - cells.s[:, k]))
-    found = []
-    for first, second in itertools.combinations(groups.values(), 2):
-        for (name_a, a), (name_b, b) in itertools.product(first, second):
-            both = ~np.isnan(a) & ~np.isnan(b)
-            n = float(weights[both].sum())
-            if not n:
-                continue
-            count = float((weights * a * b)[both].sum())
-            low, high = clopper_pearson(np.array([round(count)]), np.array([round(n)]), level)
-            independent = float((weights * a)[both].sum() * (weights * b)[both].sum()) / n**2
-            ends = (float(low[0]), float(high[0])) if rates is None else (float("nan"), float("nan"))
-            found.append(Intersection((name_a, name_b), count / n, *ends, independent, count))
-    return sorted(found, key=lambda one: -abs(one.share - one.independent))
-
-
-@dataclass(frozen=True)
-class Change:
-    """What differs between two data sets: a share or an association of a and of b.
-
-    Attributes:
-        what: `share` (of the attribute), `share in concept`, or `association`.
-        attribute, concept: which; concept is empty for a share of the attribute itself.
-        a, b: the two values.
-        difference: b - a.
-        low, high: interval of the difference.
-        p, p_adjusted: of no difference, raw and adjusted for the number of comparisons.
-    """
-
-    what: str
-    attribute: str
-    concept: str
-    a: float
-    b: float
-    difference: float
-    low: float
-    high: float
-    p: float
-    p_adjusted: float
-
-
-def compare(a: DataBias, b: DataBias) -> list[Change]:
-    """What differs between two data sets (or the same one at two times), the surest differences first.
-
-    Intervals and tests are normal, from the bootstrap's standard errors; the two data sets are taken as independent.
-
-    Raises:
-        UserError: they have no attribute column in common.
-    """
-    attributes = [name for name in a.s_names if name in b.s_names]
-    concepts = [name for name in a.y_names if name in b.y_names]
-    if not attributes:
-        raise UserError(f"The two data sets have no attribute in common: {a.s_names} and {b.s_names}.")
-    rows: list[tuple[str, str, str, float, float, float]] = []
-    for name in attributes:
-        i, j = a.s_names.index(name), b.s_names.index(name)
-        rows.append(("share", name, "", *_two(a.representation, b.representation, (i,), (j,))))
-        for concept in concepts:
-            left, right = (i, a.y_names.index(concept)), (j, b.y_names.index(concept))
-            rows.append(("share in concept", name, concept, *_two(a.concept_share, b.concept_share, left, right)))
-            rows.append(("association", name, concept, *_two(a.association, b.association, left, right)))
-    rows = [row for row in rows if np.isfinite(row[3]) and np.isfinite(row[4])]
-    values = np.array([row[3:] for row in rows]).reshape(-1, 3)
-    difference, error = values[:, 1] - values[:, 0], values[:, 2]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        p = np.where(error > 0, 2 * norm.sf(np.abs(difference) / error), np.nan)
-    adjusted = adjust_p_values(p)
-    half = norm.ppf((1 + a.level) / 2) * error
-    changes = [
-        Change(*row[:5], float(d), float(d - h), float(d + h), float(one), float(corrected))
-        for row, d, h, one, corrected in zip(rows, difference, half, p, adjusted, strict=True)
-    ]
-    return sorted(changes, key=lambda change: (np.nan_to_num(change.p_adjusted, nan=2.0), -abs(change.difference)))
-
-
-def _two(a: Estimates, b: Estimates, i: tuple[int, ...], j: tuple[int, ...]) -> tuple[float, float, float]:
-    return float(a.value[i]), float(b.value[j]), float(np.hypot(a.error[i], b.error[j]))

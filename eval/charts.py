@@ -1,7 +1,7 @@
 """Charts as inline SVG: legible in print, with colours that colour-blind readers tell apart."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, which keeps its contrasts under the common kinds of colour blindness.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_STYLE: Any = {
+# For `matplotlib.rc_context`: how all charts look.
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "counterbalance",  # the same data give the same file
     "font.family": "sans-serif",
@@ -21,8 +22,6 @@ _STYLE: Any = {
     "grid.color": "#dddddd",
     "grid.linewidth": 0.6,
 }
-
-
 _MARKERS = ("o", "D", "s", "^", "v", "P", "X")
 
 
@@ -34,6 +33,27 @@ def to_svg(figure: Figure, title: str) -> str:
     svg = svg[svg.index("<svg") :]
     head, rest = svg.split(">", 1)
     return f'{head} role="img" aria-label="{escape(title, quote=True)}">{rest}'
+
+
+def draw_line(
+    axes: Any,
+    x: Sequence[float],
+    y: Sequence[float],
+    ends: tuple[Sequence[float], Sequence[float]] | None,
+    colour: str,
+    label: str,
+) -> None:
+    """A line with a mark at each of its n points and, if `ends` (low, high) are given, a band for the intervals."""
+    axes.plot(x, y, color=colour, label=label, marker="o", markersize=3, linewidth=1.5)
+    if ends is not None:
+        axes.fill_between(x, *ends, color=colour, alpha=0.18, linewidth=0)
+
+
+def draw_metric(axes: Any, rows: Sequence[Mapping[str, Any]], colour: str, label: str) -> None:
+    """A metric's rows over the samples seen, with a band if each has an interval."""
+    known = all(row.get("low") is not None for row in rows)
+    ends = ([row["low"] for row in rows], [row["high"] for row in rows]) if known else None
+    draw_line(axes, [row["samples"] for row in rows], [row["value"] for row in rows], ends, colour, label)
 
 
 def line_chart(
@@ -56,15 +76,12 @@ def line_chart(
         zero: draw a line at zero, where there is no bias.
         marks: (position, words) of what happened on the way, as upright lines.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.6, 2.9))
         axes = figure.add_subplot()
         for number, one in enumerate(series):
-            colour = COLOURS[number % len(COLOURS)]
-            at = one.get("x", x)
-            axes.plot(at, one["y"], color=colour, label=one["label"], marker="o", markersize=3, linewidth=1.5)
-            if one.get("low") is not None:
-                axes.fill_between(at, one["low"], one["high"], color=colour, alpha=0.18, linewidth=0)
+            ends = (one["low"], one["high"]) if one.get("low") is not None else None
+            draw_line(axes, one.get("x", x), one["y"], ends, COLOURS[number % len(COLOURS)], one["label"])
         if zero:
             axes.axhline(0, color="#444444", linewidth=0.8)
         for at, words in marks:
@@ -91,7 +108,7 @@ def dumbbell_chart(title: str, rows: Sequence[tuple[str, float, float]], x_label
         x_label: name of the horizontal axis.
         target: a line to aim at.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 0.8 + 0.24 * len(rows)))
         axes = figure.add_subplot()
         for at, (_, before, after) in enumerate(rows):
@@ -127,7 +144,7 @@ def forest_chart(title: str, rows: Sequence[str], groups: Sequence[Group], x_lab
 
 def forest_charts(title: str, panels: Sequence[tuple[str, Sequence[str], Sequence[Group], str, bool]]) -> str:
     """Several forest charts side by side in one picture; each panel takes the arguments of `forest_chart`."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         most = max(len(rows) for _, rows, *_ in panels)
         groups = panels[0][2]
         figure = Figure(figsize=(5.6 * len(panels), 0.7 + most * (0.18 + 0.12 * len(groups))), layout="constrained")
@@ -169,7 +186,7 @@ def frontier_chart(
         x_label: name of the horizontal axis.
         y_label: name of the vertical axis.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.6, 3.2))
         axes = figure.add_subplot()
         for number, (name, points) in enumerate(paths):

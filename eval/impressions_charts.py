@@ -6,7 +6,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from scipy.cluster import hierarchy
 
-from eval.charts import _STYLE, COLOURS, to_svg
+from eval.charts import COLOURS, STYLE, to_svg
 from eval.stats import Floats
 
 
@@ -21,7 +21,7 @@ def dendrograms(
         names: of the k attributes.
         titles: of the two sides.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 1.0 + 0.18 * len(names)))
         sides = figure.subplots(1, 2, gridspec_kw={"wspace": 0.95})
         for axes, links, title, orientation in zip(sides, (human, model), titles, ("left", "right"), strict=True):

@@ -41,7 +41,7 @@ def render(runs: Sequence[RunData], title: str | None = None, paired: Sequence[d
     Args:
         runs: the first is what the page is about.
         title: heading; by default the first run's name.
-        paired: rows of paired statistics over seeds, as `eval.paired_runs` gives them.
+        paired: rows of paired statistics over seeds, as `eval.treatments` gives them.
     """
     run = runs[0]
     table = headline_table(runs)

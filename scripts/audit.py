@@ -23,8 +23,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from balance.audit import Change, DataBias, compare, data_bias, intersections
+from balance.audit import DataBias, data_bias
+from balance.changes import Change, compare
 from balance.errors import UserError
+from balance.intersections import intersections
 from balance.labels.annotate import annotate_shards
 from balance.labels.attributes import build_annotator
 from balance.m4.cells import Cells

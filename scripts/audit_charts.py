@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from balance.audit import DataBias
 from balance.intervals import Estimates
-from eval.charts import _STYLE, COLOURS, to_svg
+from eval.charts import COLOURS, STYLE, to_svg
 
 Floats = NDArray[np.float64]
 ORANGE, BLUE = COLOURS[1], COLOURS[0]
@@ -27,7 +27,7 @@ def heat_map(title: str, rows: Sequence[str], columns: Sequence[str], values: Fl
         values: (n, m) E[s given y] - pi, NaN where no sample is known.
         counts: (n, m) known samples; fields with fewer than 10 are drawn pale.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(2.2 + 0.85 * len(columns), 1.1 + 0.235 * len(rows)))
         axes = figure.add_subplot()
         limit = max(0.1, float(np.nanmax(np.abs(values))))
@@ -67,7 +67,7 @@ def interval_chart(
         x_label: name of the horizontal axis.
         target: a line to aim at.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 0.9 + 0.25 * len(names)))
         axes = figure.add_subplot()
         heights = np.arange(len(names), dtype=float)
@@ -95,7 +95,7 @@ def interval_chart(
 
 def rate_chart(title: str, rates: Floats, counts: Floats, known: Any) -> str:
     """How many samples get which rate, those with known attributes and those without apart."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 2.9))
         axes = figure.add_subplot()
         axes.set_axisbelow(True)
@@ -111,7 +111,7 @@ def rate_chart(title: str, rates: Floats, counts: Floats, known: Any) -> str:
 
 def bar_chart(title: str, rows: Sequence[tuple[str, float]], x_label: str, line: float | None = None) -> str:
     """Horizontal bars with their numbers."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 0.8 + 0.25 * len(rows)))
         axes = figure.add_subplot()
         values = [value for _, value in rows]

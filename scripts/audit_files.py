@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from balance.audit import Change, DataBias, Intersection
+from balance.audit import DataBias
+from balance.changes import Change
+from balance.intersections import Intersection
 
 
 def write_tables(

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from balance.audit import Change, DataBias, Intersection
+from balance.audit import DataBias
+from balance.changes import Change
+from balance.intersections import Intersection
 from balance.intervals import Estimates
 from balance.m4.cells import Cells
 from balance.m4.plan import Plan

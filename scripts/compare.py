@@ -13,11 +13,11 @@ from rich.table import Table
 from balance.errors import UserError
 from conf.command import run_command
 from eval.page import format_interval, format_number, write_page
-from eval.paired_runs import paired_table
 from eval.report import render
 from eval.report_charts import headline_chart
 from eval.report_tables import headline_table
 from eval.rundata import RunData, load_run
+from eval.treatments import paired_table
 
 
 def main(arguments: list[str]) -> int:

@@ -20,7 +20,7 @@ from rich.table import Table
 from balance.errors import UserError
 from conf.command import run_command, split_options
 from eval.metric import read_metrics
-from eval.paired import match, wilcoxon
+from eval.signed_rank import match, wilcoxon
 
 OPTIONS: dict[str, Any] = {"first": None, "second": None, "metric": ""}
 

@@ -1,7 +1,8 @@
 """Draw metrics of runs over the samples seen, one panel a metric and one line a run, with 95 % intervals, as one SVG.
 
 `python scripts/curves.py runs/a runs/b 'metrics=[parity_utkface/mean_parity,retrieval/image_to_text_r5]' out=x.svg`;
-`labels=[...]` names the runs otherwise than by their folders, `title=...` the picture for screen readers.
+`labels=[...]` names the runs otherwise than by their folders, `title=...` the picture for screen readers. One run that
+unlearns, held against its targets and bounds, is drawn by unlearning_curve.py.
 """
 
 from pathlib import Path
@@ -13,11 +14,9 @@ from matplotlib.figure import Figure
 
 from balance.errors import UserError
 from conf.command import run_command
-from eval.charts import COLOURS, to_svg
+from eval.charts import COLOURS, STYLE, draw_metric, to_svg
 from eval.page import write_page
 from eval.rundata import RunData, load_run
-
-STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "counterbalance", "font.size": 9, "axes.grid": True}
 
 
 def main(arguments: list[str]) -> int:
@@ -48,7 +47,6 @@ def draw(runs: list[RunData], labels: list[str], metrics: list[str], given: dict
             axes.set_xlabel("samples seen")
             axes.xaxis.set_major_formatter("{x:,.0f}")
             axes.axhline(0, color="#444444", linewidth=0.8)
-            axes.spines[["top", "right"]].set_visible(False)
         handles, names = panels[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="upper left", bbox_to_anchor=(0, 0), frameon=False, fontsize=8, ncols=2)
         figure.tight_layout()
@@ -59,12 +57,7 @@ def _line(axes: Any, run: RunData, label: str, metric: str, colour: str) -> None
     rows = run.evaluated().get(metric)
     if not rows:
         raise UserError(f"{run.folder} has not measured {metric}.")
-    samples, values = [row["samples"] for row in rows], [row["value"] for row in rows]
-    axes.plot(samples, values, color=colour, label=label, marker="o", markersize=3, linewidth=1.5)
-    if all(row.get("low") is not None for row in rows):
-        axes.fill_between(
-            samples, [row["low"] for row in rows], [row["high"] for row in rows], color=colour, alpha=0.18, linewidth=0
-        )
+    draw_metric(axes, rows, colour, label)
 
 
 if __name__ == "__main__":

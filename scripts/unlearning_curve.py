@@ -1,5 +1,7 @@
 """Draw what an unlearning run did: bias and quality against samples, with the targets and the bounds.
 
+Any metrics of any runs, a panel each, are drawn by curves.py.
+
 python scripts/unlearning_curve.py runs/demo-unlearn --out docs/images/unlearning.png
 """
 
@@ -11,13 +13,12 @@ import matplotlib
 
 from balance.errors import UserError
 from conf.command import run_command
+from eval.charts import COLOURS, draw_metric
 from eval.metric import read_metrics
 from eval.rundata import by_name
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
-
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # Okabe and Ito's, which the colour-blind tell apart
 
 
 def main(arguments: list[str]) -> int:
@@ -34,12 +35,8 @@ def main(arguments: list[str]) -> int:
     limits = {"bias": outcome["targets"], "quality": outcome["quality"]}
     for panel, (title, wanted) in zip(panels, limits.items(), strict=True):
         for colour, (name, limit) in zip(COLOURS, wanted.items(), strict=False):
-            rows = series[name]
-            x, y = [row["samples"] for row in rows], [row["value"] for row in rows]
-            panel.plot(x, y, marker="o", color=colour, label=name)
-            if all(row.get("low") is not None for row in rows):
-                panel.fill_between(x, [r["low"] for r in rows], [r["high"] for r in rows], color=colour, alpha=0.15)
-            level = limit if title == "bias" else y[0] - limit
+            draw_metric(panel, series[name], colour, name)
+            level = limit if title == "bias" else series[name][0]["value"] - limit
             panel.axhline(level, color=colour, linestyle=":", linewidth=1)
         panel.axhline(0, color="#888888", linewidth=0.6)
         panel.set(

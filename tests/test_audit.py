@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, fisher_exact
 
 from balance import Cells, Problem, solve
-from balance.audit import compare, data_bias, intersections
+from balance.audit import data_bias
+from balance.changes import compare
 from balance.errors import UserError
+from balance.intersections import intersections
 from balance.intervals import (
     adjust_p_values,
     clopper_pearson,

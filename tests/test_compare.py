@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 
 from balance.errors import UserError
-from eval.paired_runs import paired_table, treatments
 from eval.rundata import load_run
+from eval.treatments import paired_table, treatments
 from scripts.compare import main
 from tests.test_report import make_run
 

@@ -1,4 +1,4 @@
-"""The picture of metrics over samples."""
+"""The pictures of metrics over samples."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from balance.errors import UserError
-from scripts import curves
+from scripts import curves, unlearning_curve
 
 
 def run_folder(folder: Path, name: str) -> Path:
@@ -40,3 +40,14 @@ def test_a_line_per_run(tmp_path: Path) -> None:
         curves.main([*runs, "metrics=[ab]", f"out={out}"])
     with pytest.raises(UserError, match="1 labels for 2 runs"):
         curves.main([*runs, "metrics=[rb/mean_parity]", "labels=[a]"])
+
+
+def test_an_unlearning_run_with_its_targets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, out = run_folder(tmp_path, "one"), tmp_path / "pictures/x.svg"
+    with pytest.raises(UserError, match=r"There is no .*outcome\.json"):
+        unlearning_curve.main([str(run), "--out", str(out)])
+    outcome = {"targets": {"rb/mean_parity": 0.1}, "quality": {}, "sentence": "Targets reached."}
+    (run / "outcome.json").write_text(json.dumps(outcome))
+    assert unlearning_curve.main([str(run), "--out", str(out)]) == 0
+    assert capsys.readouterr().out == "Targets reached.\n"
+    assert "dotted" in out.read_text() or out.stat().st_size > 5000

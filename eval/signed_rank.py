@@ -1,7 +1,7 @@
 """Whether one model or treatment differs from another over matched configurations: the Wilcoxon signed-rank test.
 
-*CLIP the Bias* compares treatments this way over matched configurations. Seeds of one configuration are paired by
-`eval.paired_runs`.
+*CLIP the Bias* compares treatments this way. Runs that differ in their seed alone are told apart and paired by
+`eval.treatments`.
 """
 
 from collections.abc import Mapping, Sequence

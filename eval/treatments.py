@@ -1,4 +1,4 @@
-"""Differences between treatments over seeds: runs that differ in nothing but their seed, paired by it."""
+"""Differences between treatments over seeds: runs that differ in nothing but their seed are one treatment."""
 
 import re
 from collections import defaultdict

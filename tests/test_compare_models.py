@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from balance.errors import UserError
-from eval.paired import match, wilcoxon
+from eval.signed_rank import match, wilcoxon
 from scripts.compare_models import main
 
 
