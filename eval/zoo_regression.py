@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from scipy.stats import pearsonr, wilcoxon
 
 from balance.errors import UserError
 from balance.intervals import adjust_p_values
-from eval.eat_stimuli import read_definitions
+from eval.eat_stimuli import BUILT_IN, read_definitions
 from eval.impressions_regression import paired_contrast, similarity_regression
 from eval.options import stimuli
 
@@ -63,6 +64,31 @@ def effects(table: pd.DataFrame) -> pd.DataFrame:
 
     found["group"] = [group_of(row) for row in found.itertuples()]
     return found
+
+
+def choose_tests(rows: pd.DataFrame, wanted: Sequence[str]) -> pd.DataFrame:
+    """The effects of some tests.
+
+    Args:
+        rows: as `effects` gives them.
+        wanted: names of tests, of evaluators in the zoo's suite, or of built-in sets of tests, such as `valence26`.
+
+    Raises:
+        UserError: the zoo has no test of such a name.
+    """
+    chosen = pd.Series(False, index=rows.index)
+    for name in wanted:
+        found = rows["evaluator"] == name
+        if not found.any() and name in BUILT_IN:  # under another evaluator's name; sets share some names of tests
+            found = rows["test"].isin(read_definitions(name).tests) & ~rows["evaluator"].isin(BUILT_IN)
+        elif not found.any():
+            found = rows["test"] == name
+        if not found.any():
+            known = list(dict.fromkeys([*rows["evaluator"], *rows["test"]]))
+            near = get_close_matches(name, known, n=2, cutoff=0.5) or list(dict.fromkeys(rows["evaluator"]))
+            raise UserError(f"tests={name}: the zoo has no such association tests; it has {', '.join(near) or 'none'}.")
+        chosen |= found
+    return rows[chosen]
 
 
 def mixed_model(rows: pd.DataFrame, extra: Sequence[str] = ()) -> Fit:

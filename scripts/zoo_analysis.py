@@ -5,6 +5,8 @@
 Settings, as key=value:
   zoo=<folder>        holds zoo.parquet
   out=<folder>        analysis.html, analysis.json and a CSV file for each table; by default the zoo's folder
+  tests=[name, ...]   the association tests of the mixed model and the correlations: names of tests, or of a set of
+                      them such as valence26, the published grouping; by default all of the zoo
   extra=[fact, ...]   further facts in the mixed model, such as balance
   quality=<metric>    or a fact, such as VTAB+ given in the zoo's list; by default the first zero-shot top-1
   contrast=<fact>     compare models that differ in it alone: its smallest with its largest value, or
@@ -27,12 +29,20 @@ from balance.errors import UserError
 from conf.command import run_command, split_options
 from eval.page import write_page
 from eval.zoo_page import Analysis, render_analysis
-from eval.zoo_regression import correlations, effects, impressions_model, matched_contrasts, mixed_model
+from eval.zoo_regression import (
+    choose_tests,
+    correlations,
+    effects,
+    impressions_model,
+    matched_contrasts,
+    mixed_model,
+)
 from scripts.suite_tools import write_text
 
 OPTIONS: dict[str, Any] = {
     "zoo": "",
     "out": "",
+    "tests": None,
     "extra": [],
     "quality": "",
     "contrast": "",
@@ -80,6 +90,12 @@ def analyse(table: pd.DataFrame, options: dict[str, Any]) -> Analysis:
     """All analyses that the zoo allows; what it does not is noted."""
     found = Analysis(table)
     tests = effects(table)
+    if options["tests"]:
+        wanted = options["tests"] if isinstance(options["tests"], list) else [options["tests"]]
+        chosen = choose_tests(tests, [str(name) for name in wanted])
+        counts = [one[["evaluator", "test"]].drop_duplicates().shape[0] for one in (chosen, tests)]
+        found.notes.append(f"The association tests are {counts[0]} of {counts[1]}: {', '.join(map(str, wanted))}.")
+        tests = chosen
     try:
         found.mixed = mixed_model(tests, options["extra"] or [])
         found.notes += found.mixed.notes

@@ -15,7 +15,7 @@ import yaml
 from balance.errors import UserError
 from eval.eat_stimuli import read_definitions
 from eval.options import stimuli
-from eval.zoo_regression import correlations, effects, impressions_model, matched_contrasts, mixed_model
+from eval.zoo_regression import choose_tests, correlations, effects, impressions_model, matched_contrasts, mixed_model
 from models.checkpoint import save_checkpoint
 from models.factory import create
 from scripts import zoo, zoo_analysis
@@ -261,6 +261,37 @@ def test_the_regression_of_impressions_recovers_what_was_planted() -> None:
     assert abs(found.loc["image_mparams", "coefficient"]) < 0.02
     with pytest.raises(UserError, match="lack samples_seen"):
         impressions_model(pd.DataFrame(rows).drop(columns="samples_seen"))
+
+
+def test_some_tests_alone_are_analysed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = planted(12)
+    inside = list(read_definitions("valence26").tests)
+    words = rows[rows["name"] == rows["name"].iloc[0]]
+    other = [words.assign(evaluator=who, name=f"{who}/d[weat1]") for who in ("weat", "seat")]
+    table = pd.concat([rows, *other], ignore_index=True)
+    table.to_parquet(tmp_path / "zoo.parquet")
+    everything = effects(table)
+    (own,) = set(rows["evaluator"])
+    for wanted, expected in (
+        ([own], {own}),
+        (["weat"], {"weat"}),  # not seat, whose tests have the same names
+        (["weat1"], {"weat", "seat"}),
+        ([own, "seat"], {own, "seat"}),
+    ):
+        assert set(choose_tests(everything, wanted)["evaluator"]) == expected
+    published = choose_tests(everything, ["valence26"])  # by its tests, whatever the evaluator is called
+    assert set(published["evaluator"]) == {own}
+    assert (set(published["test"]), published["group"].nunique()) == (set(inside), 20)
+    with pytest.raises(UserError, match="tests=weat2: the zoo has no such association tests; it has weat"):
+        choose_tests(everything, ["weat2"])
+    assert zoo_analysis.main([f"zoo={tmp_path}", "tests=valence26", f"out={tmp_path / 'some'}"]) == 0
+    assert (
+        f"The association tests are {rows['name'].nunique()} of {rows['name'].nunique() + 2}: valence26."
+        in " ".join(capsys.readouterr().out.split())
+    )
+    assert zoo_analysis.main([f"zoo={tmp_path}", f"out={tmp_path / 'all'}"]) == 0
+    tables = [(tmp_path / which / "mixed_model.csv").read_text() for which in ("some", "all")]
+    assert tables[0] != tables[1]
 
 
 def test_an_analysis_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
