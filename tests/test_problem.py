@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -91,6 +93,12 @@ def test_dictionary_round_trip_and_unknown_setting() -> None:
     assert again.proxies == ("nurse",)
     with pytest.raises(UserError, match=r"no setting 'kep' .did you mean 'keep'"):
         Problem.from_dict({"target": {"woman": 0.5}, "kep": 0.9})
+
+
+@pytest.mark.parametrize("values", [{}, {"keep": 0.9}, {"target": None}])
+def test_a_problem_without_targets_is_told(values: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="target is not given: name each attribute"):
+        Problem.from_dict(values)
 
 
 def test_rare_concepts_can_be_left_unconstrained() -> None:

@@ -112,6 +112,8 @@ class Problem:
         for name in values:
             if name not in known:
                 raise UserError(f"Problem has no setting {name!r}{suggest(name, known)}: it takes {', '.join(known)}")
+        if values.get("target") is None:
+            raise UserError("target is not given: name each attribute with its wanted share, as in {woman: 0.5}")
         return cls(**values)
 
 
