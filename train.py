@@ -36,7 +36,8 @@ from conf.build import (
 from conf.cli import launch
 from conf.run import as_dict, check_run, create_folder, make_up_name, write_config
 from conf.schema import Config
-from eval.foreseen import check_measured, named_metrics
+from conf.steering import named_metrics
+from eval.foreseen import check_measured
 from eval.meter import Meter
 from eval.metric import Metric, as_metrics
 from eval.provenance import write_provenance

@@ -11,9 +11,9 @@ from balance.prepare import Balance, prepare_balance
 from balance.stages import StagedStream, Stages, StageSpec, prepare_stages
 from balance.stream.balanced import BalancedStream, StreamConfig
 from balance.stream.features import FeatureBatches, prepare_features
+from conf.dry_run import dry_run
 from conf.schema import Config, ModelConfig
 from conf.stored import stored_model
-from eval.dry_run import dry_run
 from eval.runner import Suite, build_suite
 from models.adapt import adapt, check_adaptation, freeze_both
 from models.cached import KeptTowers, keep_outputs

@@ -13,11 +13,9 @@ import torch
 from torch.nn import functional
 
 from balance.errors import UserError
-from conf.schema import Config
 from eval.embed import Embedder
 from eval.runner import Evaluator, Suite
 from eval.sets import EvalSet
-from eval.stopping import verdicts
 from models.factory import ModelBundle
 
 SHOWN = 8  # names in a sentence
@@ -66,16 +64,6 @@ def _chance(n: int) -> torch.Tensor:
     return functional.normalize(torch.randn(n, 8, generator=torch.Generator().manual_seed(n)), dim=1)
 
 
-def named_metrics(config: Config) -> list[tuple[str, str]]:
-    """(where, metric) of all metrics that a run is steered by, but for the verdicts that it makes itself."""
-    named = [(f"stop.targets.{name}", name) for name in config.stop.targets]
-    named += [(f"stop.quality.{name}", name) for name in config.stop.quality]
-    best = config.checkpoint.best
-    if best is not None and best not in verdicts(config.stop.targets, config.stop.quality):
-        named.append((f"checkpoint.best={best}", best))
-    return named
-
-
 def check_measured(named: Iterable[tuple[str, str]], suite: Suite) -> None:
     """Check that a suite measures what a run is steered by.
 
@@ -83,7 +71,7 @@ def check_measured(named: Iterable[tuple[str, str]], suite: Suite) -> None:
     evaluation.
 
     Args:
-        named: (where, metric), as `named_metrics` gives them.
+        named: (where it is named, metric).
         suite: the run's evaluators.
 
     Raises:

@@ -110,7 +110,7 @@ def test_a_disk_too_small_and_a_name_taken(
 ) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a/config.yaml").write_text("name: a")
-    monkeypatch.setattr("eval.dry_run.shutil.disk_usage", lambda where: type("Usage", (), {"free": 10}))
+    monkeypatch.setattr("conf.dry_run.shutil.disk_usage", lambda where: type("Usage", (), {"free": 10}))
     said = told(world, tmp_path, capsys)
     assert "The checkpoints take up to" in said
     assert "choose another name, or add resume=true" in said

@@ -10,7 +10,8 @@ import train
 from balance.errors import UserError
 from conf.cli import compose
 from conf.schema import Config
-from eval.foreseen import check_measured, named_metrics
+from conf.steering import named_metrics
+from eval.foreseen import check_measured
 from eval.metric import Metric
 from eval.runner import Suite, build_suite
 from eval.stopping import Stopper, verdicts

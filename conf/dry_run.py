@@ -21,7 +21,8 @@ from balance.stages import Stages
 from balance.stream.samples import BadSample, parse_sample, read_shard
 from conf.run import not_begun
 from conf.schema import Config
-from eval.foreseen import ChanceEmbedder, check_measured, named_metrics
+from conf.steering import named_metrics
+from eval.foreseen import ChanceEmbedder, check_measured
 from eval.runner import Suite
 from models.clock import Clock
 from models.cost import Cost, measure_cost, shape_of

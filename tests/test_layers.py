@@ -1,0 +1,39 @@
+"""Dependencies point one way: conf puts together what eval, models and balance do; none of these looks upward."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGES = ("balance", "models", "eval", "conf", "scripts", "train", "tests")
+MAY_IMPORT = {
+    "balance": {"balance"},
+    "models": {"models", "balance.errors"},
+    "eval": {"eval", "models", "balance"},
+    "conf": {"conf", "eval", "models", "balance"},
+}
+
+
+def imported(path: Path) -> set[str]:
+    """Modules of the project that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            found.add(node.module or "")
+    return {name for name in found if name.split(".")[0] in PACKAGES}
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_a_package_imports_downward_only(package: str, root: Path) -> None:
+    files = sorted((root / package).rglob("*.py"))
+    assert len(files) > 5
+    upward = [
+        f"{path.relative_to(root)}: {name}"
+        for path in files
+        for name in imported(path)
+        if not {name, name.split(".")[0]} & MAY_IMPORT[package]
+    ]
+    assert upward == []
