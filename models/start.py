@@ -93,7 +93,11 @@ class Start:
         stored = self.path.parent.parent / "config.yaml"
         if self.path.parent.name != "checkpoints" or not stored.is_file():
             return None
-        return (yaml.safe_load(stored.read_text(encoding="utf-8")).get("model") or {}).get("loss")
+        try:
+            config = yaml.safe_load(stored.read_text(encoding="utf-8"))
+        except yaml.YAMLError:  # weights can be taken from a run that can't be gone on with
+            return None
+        return (config.get("model") or {}).get("loss") if isinstance(config, Mapping) else None
 
     def tokenizer_source(self) -> str | None:
         """What open_clip finds the tokenizer by, if it lies beside the weights."""

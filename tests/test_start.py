@@ -72,6 +72,15 @@ def test_every_form_gives_the_same_model(source: ModelBundle, tmp_path: Path) ->
     assert build(1, init_from=str(run)).mean == source.mean
 
 
+@pytest.mark.parametrize("content", ["", "a: [", "- 1", "name: run"])
+def test_weights_are_taken_from_a_run_whose_configuration_is_damaged(
+    source: ModelBundle, tmp_path: Path, content: str
+) -> None:
+    save_checkpoint(tmp_path / "checkpoints", 7, state(source))
+    (tmp_path / "config.yaml").write_text(content)
+    assert torch.equal(features(source), features(create("from", init_from=str(tmp_path))))
+
+
 def test_the_best_checkpoint_and_a_step(source: ModelBundle, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     other = build(5)
