@@ -3,8 +3,7 @@
     python scripts/annotate.py data=wds 'data.train=shards/train-{00000..00099}.tar' attributes=captions out=attributes
 
 Beside the groups `data` and `attributes` of train.py: out (folder), workers (processes; 0 works in this one), engine
-(local or ray),
-ray.address, check_images, need_caption, max_bad, progress, device and precision (of a picture model).
+(local or ray), ray.address, check_images, need_caption, max_bad, progress, device and precision (of a picture model).
 """
 
 import os

@@ -5,10 +5,8 @@
 where model is, say, '{name: ViT-B-32, pretrained: laion2b_s34b_b79k}'.
 
 Half of the pictures (by hash of the key) fits, the other half checks. Prints the two lines for the prompts file, and
-for the
-checking half the accuracy, the log loss and the expected calibration error, before and after. Settings beside those:
-most
-(pictures used at most), device, precision.
+for the checking half the accuracy, the log loss and the expected calibration error, before and after. Settings beside
+those: most (pictures used at most), device, precision.
 """
 
 import sys

@@ -35,8 +35,7 @@ class CaptionSource:
 
     How the captions of a sample are put together (`captions`):
     - `vote`: each caption that mentions an attribute votes for the value it mentions; a value with more than half of
-      the votes
-      wins. Where none does, or captions mention several values, `both` decides.
+      the votes wins. Where none does, or captions mention several values, `both` decides.
     - `probability`: the mean over those captions of each value's share of the mentions.
 
     What happens where values stand against each other (`both`):
@@ -46,9 +45,8 @@ class CaptionSource:
     - `both`: every value mentioned is 1; needs one column a value (`one_hot: true`).
 
     A concept is 1 where at least `min_captions` captions mention it (1 by default), else 0: a caption that doesn't
-    mention a
-    thing doesn't say that it is absent, so read 0 as "not mentioned". The same count is needed before an attribute is
-    known.
+    mention a thing doesn't say that it is absent, so read 0 as "not mentioned". The same count is needed before an
+    attribute is known.
 
     Attributes:
         s_names: names of the m columns of `s`.

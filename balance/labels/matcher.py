@@ -1,15 +1,13 @@
 """Find the terms of all word lists in many captions at once.
 
 Captions become one array of word ids (`tokens.py`); a trie over ids is then walked from all positions together, one
-step per
-length of phrase, so that the cost for each caption is that of cutting it into words.
+step per length of phrase, so that the cost for each caption is that of cutting it into words.
 
 What counts:
 - a term counts unless it lies inside a longer term or an excluded phrase of the same list ("hot dog", "man made");
 - not after a negator ("no man", "without any of ...": only words of `skip` may stand between);
-- a capitalised term of `names` ("Baker") counts only after a determiner ("a Baker"), or as the first word when no
-  other capitalised
-  word follows; never after a title ("Dr. Baker"). Lower case and ALL CAPITALS count as usual;
+- a capitalised term of `names` ("Baker") counts only after a determiner ("a Baker"), or as the first word when no other
+  capitalised word follows; never after a title ("Dr. Baker"). Lower case and ALL CAPITALS count as usual;
 - a weak term counts only where the caption holds none of the list's `unless` terms ("a dog and his bone").
 """
 

@@ -30,8 +30,7 @@ class FieldMapping:
     - `concepts: [nurse, ...]` or `{nurse: [nurse, RN]}` or `auto` (see `resolve_auto`).
 
     A field may hold a list (a table: several rows a key). Values are compared as text, case folded. For an attribute a
-    missing value,
-    one that is not mapped, or values that disagree mean unknown; for concepts a missing value means 0.
+    missing value, one that is not mapped, or values that disagree mean unknown; for concepts a missing value means 0.
     """  # noqa: D415 - the sentence goes on as a list
 
     def __init__(self, config: Mapping[str, Any]) -> None:

@@ -53,11 +53,9 @@ class PictureSource:
 
     Each value's embedding is the normalised mean of its prompts'. With cosines c:
 
-    - an attribute: p = softmax(scale * c + shift) over its values and, where there are prompts for `none` (no person
-      to be seen), over
-      these too. Unknown where `none` is the likeliest. A value is known where its p, without `none`, reaches
-      `threshold`; with
-      `soft: true` p itself is the attribute.
+    - an attribute: p = softmax(scale * c + shift) over its values and, where there are prompts for `none` (no person to
+      be seen), over these too. Unknown where `none` is the likeliest. A value is known where its p, without `none`,
+      reaches `threshold`; with `soft: true` p itself is the attribute.
     - a concept: p = sigmoid(scale * (c - c_none) + shift), 1 where p reaches `threshold`.
 
     `scale` and `shift` are what makes p a calibrated probability: fit them with `fit_calibration` on labelled pictures.

@@ -1,10 +1,8 @@
 """Captions to numbers: many captions at once are cut into words, then one look-up per word.
 
 A word is a run of letters, digits and combining marks; an apostrophe, a hyphen, an underscore or punctuation ends it.
-Scripts that
-put no spaces between words (Han, Kana, Thai, Lao, Khmer, Burmese) give one token a character, and so does an emoji: a
-term
-of several characters is then a phrase like any other.
+Scripts that put no spaces between words (Han, Kana, Thai, Lao, Khmer, Burmese) give one token a character, and so does
+an emoji: a term of several characters is then a phrase like any other.
 """
 
 import unicodedata

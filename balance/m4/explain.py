@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from balance.m4.dual import HOLDS
 from balance.m4.problem import Problem
+from balance.m4.rates import Rates
 from balance.m4.system import ASSOCIATION, FLOOR, REPRESENTATION, System
 
 if TYPE_CHECKING:
     from balance.m4.plan import Plan
-    from balance.m4.solve import Rates
 
 Floats = NDArray[np.float64]
 LOWEST_ADVICE = 1e-3  # keep rates below this are no advice

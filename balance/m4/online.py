@@ -17,7 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from balance.m4.cells import Cells
 from balance.m4.plan import Plan, make_plan
 from balance.m4.problem import Problem
-from balance.m4.solve import Rates, solve
+from balance.m4.rates import Rates
+from balance.m4.solve import solve
 from balance.m4.system import build_system
 
 Floats = NDArray[np.float64]

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -19,11 +19,9 @@ from balance.m4.certificate import Certificate, certify_rates
 from balance.m4.explain import Violation, explain, find_violations
 from balance.m4.moments import Moments, effective_per_epoch, effective_sample_size, moments_of
 from balance.m4.problem import Problem
+from balance.m4.rates import Rates
 from balance.m4.system import System, build_system, utility_of
 from balance.m4.targets import Target, product_columns
-
-if TYPE_CHECKING:
-    from balance.m4.solve import Rates
 
 Floats = NDArray[np.float64]
 
@@ -114,7 +112,7 @@ class Plan:
 
     @property
     def solution(self) -> tuple[Floats, Floats, float, float, Floats, NDArray[np.bool_]]:
-        """What a method found, in the order of the fields of `balance.m4.solve.Rates`; the rest follows from it."""
+        """What a method found, in the order of the fields of `balance.m4.rates.Rates`; the rest follows from it."""
         return self.q, self.v, self.mu, self.keep, self.prices, self.set_aside
 
     @cached_property

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from balance.errors import UserError
 from balance.m4.cells import Cells
 from balance.m4.problem import Problem
+from balance.m4.rates import Rates
 from balance.m4.system import build_system
 
 if TYPE_CHECKING:
@@ -70,7 +71,6 @@ def plan_document(plan: Plan) -> dict[str, Any]:
 def load_plan(folder: Path) -> Plan:
     """Read a plan, rebuild what follows from it, and compare with what was stored."""
     from balance.m4.plan import make_plan
-    from balance.m4.solve import Rates
 
     file = folder / "plan.json"
     if not file.is_file():

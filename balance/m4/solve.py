@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from balance.m4.dual import HOLDS, Dual, Vector, settle_mean
 from balance.m4.operator import PatternOperator
 from balance.m4.plan import Plan, make_plan
 from balance.m4.problem import Problem, suggest
+from balance.m4.rates import Rates
 from balance.m4.system import FLOOR, System, build_system
 
 Floats = NDArray[np.float64]
@@ -24,29 +25,6 @@ METHODS = ("dual", "cvxpy", "stochastic")
 HELD_FACTOR = 10.0  # times V: the price of what can hold, where something else cannot
 SET_ASIDE_SHARES = [1.0, 0.1, 0.01, 0.0]  # of V: what is set aside pulls at the first of these that breaks nothing else
 BELOW = [1e-4, 1e-3, 1e-2, 1e-1]  # of the largest rate
-
-
-@dataclass(frozen=True, eq=False)
-class Rates:
-    """What a method found, in the data's units.
-
-    Attributes:
-        q: (n,) rates; on the solver's device until `solve` hands them over.
-        v: (J,) prices.
-        mu: price of the keep rate.
-        keep: eta.
-        prices: (J,) V_j, the top of each price.
-        set_aside: (J,) constraints that cannot hold at any rate that `keep="auto"` may choose.
-        converged: whether the method reached the gap it was asked for.
-    """
-
-    q: Vector
-    v: Floats
-    mu: float
-    keep: float
-    prices: Floats
-    set_aside: NDArray[np.bool_]
-    converged: bool = True
 
 
 def solve(
