@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from balance.errors import UserError
+from balance.files import write_whole
 from balance.labels.annotate import Summary, annotate_shards
 from balance.labels.annotators import build_annotator
 from balance.labels.attributes import find_files, read_meta
@@ -246,9 +247,7 @@ def save_balance(balance: Balance, folder: Path) -> None:
     ]
     title = "not balanced" if balance.plan is None else f"balanced by M4 (keep rate {balance.plan.keep:.2f})"
     data = {"title": title, "rows": balance.rows(), "notes": balance.notes, "inside": inside, "hash": balance.hash}
-    part = folder / "data.json.part"
-    part.write_text(json.dumps(data, indent=1, ensure_ascii=False), encoding="utf-8")
-    os.replace(part, folder / "data.json")
+    write_whole(folder / "data.json", json.dumps(data, indent=1, ensure_ascii=False))
 
 
 def _problem(balance: Mapping[str, Any], s_names: Sequence[str]) -> tuple[str, Problem]:

@@ -1,6 +1,5 @@
 """A run's folder: its name, and the configuration written into it."""
 
-import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from balance.errors import UserError
+from balance.files import whole_file
 from conf.schema import Config
 
 
@@ -71,9 +71,8 @@ def create_folder(config: Config, name: str) -> Path:
 def write_config(config: Config, name: str, folder: Path) -> None:
     """Write `config.yaml`, resolved; when a run is resumed, only once it is known that the checkpoint fits."""
     stored = as_dict(config) | {"name": name, "resume": False, "overwrite": False}
-    part = folder / "config.yaml.part"
-    OmegaConf.save(OmegaConf.create(stored), part)
-    os.replace(part, folder / "config.yaml")
+    with whole_file(folder / "config.yaml") as part:
+        OmegaConf.save(OmegaConf.create(stored), part)
 
 
 def as_dict(config: Config) -> dict[str, Any]:

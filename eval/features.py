@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from balance.files import whole_file, write_whole
 from models.factory import ModelBundle
 
 PART_ROWS = 1024
@@ -94,10 +94,7 @@ class FeatureStore:
         for kind in list(self._new):
             self._write(kind)
         if truncated:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            part = self.folder / "truncated.part"
-            part.write_text(json.dumps(list(truncated)), encoding="utf-8")
-            os.replace(part, self.folder / "truncated.json")
+            write_whole(self.folder / "truncated.json", json.dumps(list(truncated)))
 
     def truncated(self) -> list[str]:
         """The texts that were cut when their features were computed."""
@@ -108,13 +105,10 @@ class FeatureStore:
         keys, blocks = self._new.pop(kind)
         if not keys:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{kind}-{content_key(b''.join(keys)).hex()}.npz"
-        part = path.with_suffix(".part")
-        with open(part, "wb") as file:
+        with whole_file(path) as part, part.open("wb") as file:
             matrix = np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(len(keys), -1)
             np.savez(file, keys=matrix, features=torch.cat(blocks).numpy())
-        os.replace(part, path)
 
 
 def model_key(bundle: ModelBundle) -> str:

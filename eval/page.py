@@ -1,6 +1,5 @@
 """Self-contained HTML pages: one look for all, nothing loaded from anywhere, written whole or not at all."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +24,6 @@ def render_page(template: str, **values: Any) -> str:
     environment.filters["number"] = format_number
     environment.filters["interval"] = format_interval
     return environment.get_template(template).render(**values)
-
-
-def write_page(path: Path, page: str) -> Path:
-    """Write a page beside its place and move it there; the path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(page, encoding="utf-8")
-    os.replace(part, path)
-    return path
 
 
 def format_number(value: Any) -> str:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from balance.files import write_whole
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "webdataset", "accelerate", "numpy", "hydra-core", "wandb")
 
@@ -42,9 +44,7 @@ def write_provenance(folder: Path, shards: Sequence[str], plan: str, device: tor
         **{package: _version(package) for package in PACKAGES},
         "attempts": [*attempts, attempt],
     }
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")
-    os.replace(part, path)
+    write_whole(path, json.dumps(facts, indent=1, ensure_ascii=False))
 
 
 def commit() -> str:

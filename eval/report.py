@@ -1,7 +1,6 @@
 """One self-contained page for a run, or for several side by side: what balancing did, first of all."""
 
 import json
-import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import Any
 import yaml
 
 from balance.errors import UserError
+from balance.files import write_whole
 from eval import report_charts as charts
-from eval.page import render_page, write_page
+from eval.page import render_page
 from eval.report_tables import all_metrics, answer, concept_table, headline_table
 from eval.rundata import RunData, load_run
 
@@ -28,11 +28,9 @@ def write_report(folder: Path, figures: dict[str, str] | None = None) -> Path:
     """
     if figures is not None:
         rows = [{"title": title, "html": html} for title, html in figures.items()]
-        part = folder / "figures.json.part"
-        part.write_text(json.dumps({"figures": rows}, ensure_ascii=False), encoding="utf-8")
-        os.replace(part, folder / "figures.json")
+        write_whole(folder / "figures.json", json.dumps({"figures": rows}, ensure_ascii=False))
     run = load_run(folder)
-    return write_page(folder / "report.html", render([run, *_baseline(run)]))
+    return write_whole(folder / "report.html", render([run, *_baseline(run)]))
 
 
 def render(runs: Sequence[RunData], title: str | None = None, paired: Sequence[dict[str, Any]] = ()) -> str:

@@ -5,12 +5,12 @@ Made for unlearning: a model is fine-tuned on balanced data only until its bias 
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from balance.errors import UserError
+from balance.files import write_whole
 from eval.metric import Metric
 
 REACHED, FELL = "reached", "quality"
@@ -129,6 +129,4 @@ def write_outcome(folder: Path, stopper: Stopper, samples: int, metrics: Sequenc
         "quality": stopper.quality,
         "sentence": stopper.sentence(samples, metrics),
     }
-    part = folder / "outcome.json.part"
-    part.write_text(json.dumps(outcome, indent=1), encoding="utf-8")
-    os.replace(part, folder / "outcome.json")
+    write_whole(folder / "outcome.json", json.dumps(outcome, indent=1))

@@ -1,11 +1,11 @@
 """Where metrics go: `metrics.jsonl`, which is the truth, and W&B, which mirrors it."""
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from balance.files import write_whole
 from eval.metric import Metric, read_metrics
 from eval.rundata import by_name
 from eval.wandb_mirror import WandbMirror
@@ -43,12 +43,8 @@ class Tracker:
         """Remove rows after a step: what a stopped run wrote after the checkpoint that it goes on from."""
         if not self.active or not self.path.exists():
             return
-        part = self.path.with_suffix(".part")
-        with open(part, "w", encoding="utf-8") as file:
-            for row in read_metrics(self.path):
-                if row["step"] <= step:
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        os.replace(part, self.path)
+        rows = [row for row in read_metrics(self.path) if row["step"] <= step]
+        write_whole(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
     def keep(self, path: Path, kind: str) -> None:
         """Keep a folder or a file with the run: in W&B an artifact of that kind."""

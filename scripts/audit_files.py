@@ -2,13 +2,13 @@
 
 import csv
 import dataclasses
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from balance.audit import DataBias
 from balance.changes import Change
+from balance.files import whole_file
 from balance.intersections import Intersection
 
 
@@ -65,12 +65,10 @@ def write_changes(path: Path, changes: Sequence[Change]) -> None:
 
 def write_csv(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write rows with equal keys, whole or not at all; numbers with six digits."""
-    part = path.with_name(f"{path.name}.part")
-    with part.open("w", newline="", encoding="utf-8") as file:
+    with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = None
         for row in rows:
             if writer is None:
                 writer = csv.DictWriter(file, list(row))
                 writer.writeheader()
             writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
-    os.replace(part, path)

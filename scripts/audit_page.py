@@ -9,12 +9,12 @@ import numpy as np
 
 from balance.audit import DataBias
 from balance.changes import Change
+from balance.files import write_whole
 from balance.intersections import Intersection
 from balance.intervals import Estimates
 from balance.m4.cells import Cells
 from balance.m4.plan import Plan
 from eval.page import render_page
-from eval.page import write_page as write_html
 from scripts.audit_charts import Floats, bar_chart, heat_map, heat_map_rows, interval_chart, rate_chart
 
 FEW = 10
@@ -213,4 +213,4 @@ def _cell(one: Estimates, place: tuple[int, ...]) -> str:
 
 
 def _render(path: Path, **values: Any) -> Path:
-    return write_html(path, render_page("audit.html", written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", **values))
+    return write_whole(path, render_page("audit.html", written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", **values))

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from balance.files import whole_file
+
 PEOPLE = ("man", "woman", "boy", "girl", "person")
 PLACES = ("a park", "a kitchen", "the street", "a hospital", "an office", "the beach", "a stadium", "a workshop")
 
@@ -30,11 +32,9 @@ def make_photo_shards(folder: Path, shards: int, samples: int, width: int = 512,
     paths = [folder / f"photos-{width}x{height}-{samples}-{number:05d}.tar" for number in range(shards)]
     for number, path in enumerate(paths):
         if not path.exists():
-            part = path.with_suffix(".part")
-            with tarfile.open(part, "w") as tar:
+            with whole_file(path) as part, tarfile.open(part, "w") as tar:
                 for index in range(number * samples, (number + 1) * samples):
                     _add(tar, index, width, height)
-            part.rename(path)
     return [str(path) for path in paths]
 
 

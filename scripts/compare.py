@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from balance.errors import UserError
+from balance.files import write_whole
 from conf.command import run_command
-from eval.page import format_interval, format_number, write_page
+from eval.page import format_interval, format_number
 from eval.report import render
 from eval.report_charts import headline_chart
 from eval.report_tables import headline_table
@@ -40,10 +41,10 @@ def main(arguments: list[str]) -> int:
         console.print(seeds(paired))
     chart = headline_chart(runs)
     if "picture" in options and chart is not None:
-        print(f"Picture: {write_page(Path(options['picture']), chart)}")
+        print(f"Picture: {write_whole(Path(options['picture']), chart)}")
     out = Path(options.get("out", "compare.html"))
     title = options.get("title") or " and ".join(run.name for run in runs[:3]) + (" …" if len(runs) > 3 else "")
-    print(f"Page: {write_page(out, render(runs, title, paired))}")
+    print(f"Page: {write_whole(out, render(runs, title, paired))}")
     return 0
 
 

@@ -13,9 +13,9 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from balance.errors import UserError
+from balance.files import write_whole
 from conf.command import run_command
 from eval.charts import COLOURS, STYLE, draw_metric, to_svg
-from eval.page import write_page
 from eval.rundata import RunData, load_run
 
 
@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
     labels = yaml.safe_load(given["labels"]) if "labels" in given else [run.name for run in runs]
     if len(labels) != len(runs):
         raise UserError(f"{len(labels)} labels for {len(runs)} runs; give one each.")
-    print(f"Picture: {write_page(Path(given.get('out', 'curves.svg')), draw(runs, labels, metrics, given))}")
+    print(f"Picture: {write_whole(Path(given.get('out', 'curves.svg')), draw(runs, labels, metrics, given))}")
     return 0
 
 

@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 from balance.errors import UserError
+from balance.files import write_whole
 from balance.progress import format_seconds
 from conf.command import run_command
 from eval.metric import read_metrics
-from eval.page import write_page
 from eval.report import render
 from eval.rundata import by_name, load_run
 
@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> int:
     for name, result in results.items():
         print(f"{name} report: {result['folder'] / 'report.html'}")
     both = [load_run(results[name]["folder"]) for name in reversed(TREATMENTS)]
-    page = write_page(Path(options.runs) / "demo.html", render(both, "What balancing did to the demo"))
+    page = write_whole(Path(options.runs) / "demo.html", render(both, "What balancing did to the demo"))
     print(f"Both side by side: {page}")
     return 0
 

@@ -24,9 +24,10 @@ from accelerate import PartialState
 from rich.console import Console
 from rich.table import Table
 
+from balance.files import write_whole
 from conf.build import create_model
 from conf.command import run_command, split_options
-from eval.page import format_interval, format_number, write_page
+from eval.page import format_interval, format_number
 from eval.suite_page import render_suite
 from models.factory import check_model_name
 from models.precision import resolve_device
@@ -38,7 +39,6 @@ from scripts.suite_tools import (
     measure,
     model_name,
     write_json_lines,
-    write_text,
 )
 
 MOST_ROWS = 12  # of one evaluator in the terminal's table; the page has all
@@ -80,8 +80,8 @@ def main(arguments: list[str]) -> int:
 def write_results(out: Path, found: Measured) -> None:
     """Write rows, facts and page into a folder."""
     write_json_lines(out / "metrics.jsonl", found.rows)
-    write_text(out / "suite.json", json.dumps(found.facts, indent=1, ensure_ascii=False))
-    write_page(out / "suite.html", render_suite(found.facts, found.rows, found.pages))
+    write_whole(out / "suite.json", json.dumps(found.facts, indent=1, ensure_ascii=False))
+    write_whole(out / "suite.html", render_suite(found.facts, found.rows, found.pages))
 
 
 def print_table(found: Measured) -> None:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from balance.files import whole_file
 from conf.command import run_command
 
 SLOTS = 1 << 22  # rows are drawn as slots of a table, in which a pattern fills slots in proportion to its weight
@@ -71,20 +72,21 @@ def write_file(task: tuple[str, int, int, int, dict[str, NDArray[np.generic]], N
     path, first, rows, seed, columns, slots, metadata = task
     rng = np.random.default_rng(seed)
     schema = pa.schema([("key", pa.string()), *((name, pa.from_numpy_dtype(a.dtype)) for name, a in columns.items())])
-    partial = f"{path}.part"
-    with pq.ParquetWriter(
-        partial,
-        schema.with_metadata({b"counterbalance": metadata}),
-        compression="snappy",
-        use_dictionary=[name for name in columns if name.startswith("s.")],
-    ) as writer:
+    with (
+        whole_file(Path(path)) as part,
+        pq.ParquetWriter(
+            part,
+            schema.with_metadata({b"counterbalance": metadata}),
+            compression="snappy",
+            use_dictionary=[name for name in columns if name.startswith("s.")],
+        ) as writer,
+    ):
         for start in range(first, first + rows, ROWS_A_GROUP):
             size = min(ROWS_A_GROUP, first + rows - start)
             pick = slots[rng.integers(0, SLOTS, size)]
             keys = pc.cast(pa.array(np.arange(start, start + size)), pa.string())
             arrays = {"key": keys, **{name: values[pick] for name, values in columns.items()}}
             writer.write_table(pa.table(arrays).cast(writer.schema))
-    os.replace(partial, path)
     return rows
 
 

@@ -15,7 +15,6 @@ Writes out/morphs/<series>/<step>.jpg and out/morphs.csv. Series that are there 
 
 import csv
 import io
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ import numpy as np
 from PIL import Image
 
 from balance.errors import UserError
+from balance.files import write_whole
 from balance.progress import ProgressLine
 from conf.command import run_command, split_options
 from eval.morph import morph, read_landmarks, step_shares
@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> None:
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    _replace(out / "morphs.csv", text.getvalue().encode())
+    write_whole(out / "morphs.csv", text.getvalue())
     print(f"{out}: {len(pairs)} series of {len(shares)} pictures")
 
 
@@ -109,14 +109,7 @@ def _read(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
 def _save(pixels: np.ndarray[Any, np.dtype[np.uint8]], path: Path, quality: int) -> None:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
-    _replace(path, buffer.getvalue())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    write_whole(path, buffer.getvalue())
 
 
 if __name__ == "__main__":

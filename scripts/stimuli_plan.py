@@ -20,6 +20,7 @@ from typing import Any
 from PIL import Image
 
 from balance.errors import UserError
+from balance.files import write_whole
 from balance.progress import ProgressLine
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -124,12 +125,12 @@ def write(plan: Plan, out: Path, shown: bool = True) -> bool:
     with ProgressLine(plan.source, len(plan.items), "pictures", shown=shown) as progress:
         for path, items, content in units:
             if not path.is_file():
-                _replace(path, content)
+                write_whole(path, content())
             progress.update(len(items))
     if plan.table:
-        _replace(part / plan.table, lambda: _csv(plan.items).encode())
+        write_whole(part / plan.table, _csv(plan.items))
     for name, text in plan.files.items():
-        _replace(part / name, text.encode)
+        write_whole(part / name, text)
     about = {
         "source": plan.source,
         "fingerprint": mark,
@@ -137,7 +138,7 @@ def write(plan: Plan, out: Path, shown: bool = True) -> bool:
         "left_out": dict(plan.left_out),
         "notes": plan.notes,
     }
-    _replace(part / DONE, lambda: (json.dumps(about, indent=1) + "\n").encode())
+    write_whole(part / DONE, json.dumps(about, indent=1) + "\n")
     os.replace(part, out)
     return True
 
@@ -181,13 +182,6 @@ def _csv(items: list[Item]) -> str:
     writer.writeheader()
     writer.writerows({"file": item.key, **item.row} for item in items)
     return text.getvalue()
-
-
-def _replace(path: Path, content: Callable[[], bytes]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content())
-    os.replace(temporary, path)
 
 
 # ---------------------------------------------------------------------------- reading what was downloaded

@@ -1,7 +1,6 @@
 """What scripts/evaluate.py and scripts/zoo.py share: a suite and a model from overrides, measured and written down."""
 
 import json
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from balance.errors import UserError
+from balance.files import write_whole
 from conf.cli import CONF, compose_raw, to_config
 from conf.schema import Config, ModelConfig
 from eval.metric import Metric
@@ -158,12 +158,4 @@ def _row(metric: Metric, name: str, kinds: dict[str, Any]) -> dict[str, Any]:
 
 def write_json_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write rows as JSON lines, whole or not at all."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file beside its place and move it there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -29,17 +29,17 @@ import torch
 from omegaconf import OmegaConf
 
 from balance.errors import UserError
+from balance.files import whole_file, write_whole
 from balance.progress import format_seconds
 from conf.command import run_command, split_options
 from conf.schema import Config
-from eval.page import write_page
 from eval.pixels import KEEP_BYTES
 from eval.runner import Suite
 from eval.suite_page import render_suite
 from models.factory import create
 from models.precision import resolve_device
 from models.start import find_start
-from scripts.suite_tools import compose_suite, folder_name, load_suite, measure, write_json_lines, write_text
+from scripts.suite_tools import compose_suite, folder_name, load_suite, measure, write_json_lines
 from scripts.zoo_models import ZooModel, read_zoo
 
 OPTIONS = {"zoo": "", "out": "", "suite": "", "keep_features": False}
@@ -101,8 +101,8 @@ def measure_one(
     found.facts["fingerprint"] = fingerprint(model, config)
     (folder / "suite.json").unlink(missing_ok=True)
     write_json_lines(folder / "metrics.jsonl", found.rows)
-    write_page(folder / "suite.html", render_suite(found.facts, found.rows, found.pages))
-    write_text(folder / "suite.json", json.dumps(found.facts, indent=1, ensure_ascii=False))
+    write_whole(folder / "suite.html", render_suite(found.facts, found.rows, found.pages))
+    write_whole(folder / "suite.json", json.dumps(found.facts, indent=1, ensure_ascii=False))
     if not keep_features:
         shutil.rmtree(folder / "features", ignore_errors=True)
 
@@ -141,12 +141,10 @@ def collect(out: Path, models: list[ZooModel]) -> pd.DataFrame:
 
 def write_table(table: pd.DataFrame, out: Path) -> None:
     """Write the table as Parquet, CSV and JSON lines."""
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "zoo.csv", table.to_csv(index=False))
-    write_text(out / "zoo.jsonl", table.to_json(orient="records", lines=True, force_ascii=False) if len(table) else "")
-    part = out / "zoo.parquet.part"
-    table.to_parquet(part, index=False)
-    part.replace(out / "zoo.parquet")
+    write_whole(out / "zoo.csv", table.to_csv(index=False))
+    write_whole(out / "zoo.jsonl", table.to_json(orient="records", lines=True, force_ascii=False) if len(table) else "")
+    with whole_file(out / "zoo.parquet") as part:
+        table.to_parquet(part, index=False)
 
 
 if __name__ == "__main__":

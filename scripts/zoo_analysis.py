@@ -26,8 +26,8 @@ if __name__ == "__main__":  # the project's folder, whichever folder the command
 import pandas as pd
 
 from balance.errors import UserError
+from balance.files import write_whole
 from conf.command import run_command, split_options
-from eval.page import write_page
 from eval.zoo_page import Analysis, render_analysis
 from eval.zoo_regression import (
     choose_tests,
@@ -37,7 +37,6 @@ from eval.zoo_regression import (
     matched_contrasts,
     mixed_model,
 )
-from scripts.suite_tools import write_text
 
 OPTIONS: dict[str, Any] = {
     "zoo": "",
@@ -72,14 +71,14 @@ def main(arguments: list[str]) -> int:
     table = pd.read_parquet(folder / "zoo.parquet")
     found = analyse(table, options)
     out = Path(options["out"] or folder)
-    write_page(out / "analysis.html", render_analysis(found))
+    write_whole(out / "analysis.html", render_analysis(found))
     tables = {"mixed_model": found.mixed.table if found.mixed else None, "impressions": found.impressions}
     tables |= {"correlations": found.correlations, "contrast": found.contrast}
     for name, one in tables.items():
         if one is not None:
-            write_text(out / f"{name}.csv", one.to_csv(index=False))
+            write_whole(out / f"{name}.csv", one.to_csv(index=False))
             print(f"\n{name}\n{one.head(20).to_string(index=False, float_format='%.4g')}")
-    write_text(out / "analysis.json", json.dumps({"models": found.models, "notes": found.notes}, indent=1))
+    write_whole(out / "analysis.json", json.dumps({"models": found.models, "notes": found.notes}, indent=1))
     for sentence in found.notes:
         print(f"note: {sentence}")
     print(out / "analysis.html")

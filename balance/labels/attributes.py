@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from balance.errors import UserError
+from balance.files import whole_file
 from balance.labels.annotators import Annotator, build_annotator
 from balance.stream.shards import is_local
 
@@ -128,14 +129,8 @@ def write_attributes(
         "unknown": {name: int(np.isnan(s[:, k]).sum()) for k, name in enumerate(annotator.s_names)},
     }  # fmt: skip
     table = pa.table(columns).replace_schema_metadata({_META_KEY: json.dumps(meta, ensure_ascii=False).encode()})
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        pq.write_table(table, temporary, compression="zstd")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(Path(path), shared=True) as part:
+        pq.write_table(table, part, compression="zstd")
 
 
 def read_meta(path: str | os.PathLike[str]) -> dict[str, Any]:

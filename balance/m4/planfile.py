@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from balance.errors import UserError
+from balance.files import whole_file
 from balance.m4.cells import Cells
 from balance.m4.problem import Problem
 from balance.m4.rates import Rates
@@ -32,9 +32,10 @@ def save_plan(plan: Plan, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "plan.json").unlink(missing_ok=True)
     table = cells_table(plan.cells, {"q": plan.q, **_given_arrays(plan.problem)})
-    _write(folder / "cells.parquet", lambda path: pq.write_table(table, path, compression="zstd"))
-    document = json.dumps(plan_document(plan), indent=1)
-    _write(folder / "plan.json", lambda path: path.write_text(document, encoding="utf-8"))
+    with whole_file(folder / "cells.parquet", shared=True) as part:
+        pq.write_table(table, part, compression="zstd")
+    with whole_file(folder / "plan.json", shared=True) as part:
+        part.write_text(json.dumps(plan_document(plan), indent=1), encoding="utf-8")
     return folder
 
 
@@ -135,10 +136,3 @@ def _given_arrays(problem: Problem) -> dict[str, Floats]:
     if problem.base_weights is not None:
         arrays["base_weights"] = np.asarray(problem.base_weights, np.float64)
     return arrays
-
-
-def _write(path: Path, write: Any) -> None:
-    """Write beside the file and rename: a file is complete or absent."""
-    partial = path.with_name(path.name + f".{os.getpid()}.part")
-    write(partial)
-    os.replace(partial, path)

@@ -6,7 +6,6 @@ of caption; only its last stage looks rows up instead of decoding. Pictures are 
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from balance.errors import UserError
+from balance.files import whole_file
 from balance.labels.attributes import attribute_path, canonical_url, shard_identity
 from balance.progress import ProgressLine
 from balance.stream.balanced import Batch, StreamConfig, Tokenizer, Use
@@ -95,9 +95,8 @@ def write_features(url: str, encoder: Encoder, path: Path, line: ProgressLine | 
         "first_text": torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)),
         "keys": torch.from_numpy(np.frombuffer(json.dumps(keys).encode(), np.uint8).copy()),
     }
-    part = path.with_suffix(f".{os.getpid()}.part")
-    save_file(tensors, part, metadata=_facts(url, encoder))
-    os.replace(part, path)
+    with whole_file(path, shared=True) as part:
+        save_file(tensors, part, metadata=_facts(url, encoder))
 
 
 def _blocks(url: str) -> Iterator[list[Sample]]:
