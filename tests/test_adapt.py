@@ -13,7 +13,7 @@ from models.ema import Ema
 from models.factory import ModelBundle, create
 from models.layers import depths
 from models.optim import create_optimizer, parameter_groups, set_learning_rate
-from tests.test_models import CONFIG
+from tests.small_model import CONFIG
 
 DEEP: dict[str, Any] = copy.deepcopy(CONFIG)
 DEEP["vision_cfg"]["layers"] = DEEP["text_cfg"]["layers"] = 3

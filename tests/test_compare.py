@@ -10,7 +10,7 @@ from balance.errors import UserError
 from eval.rundata import load_run
 from eval.treatments import paired_table, treatments
 from scripts.compare import main
-from tests.test_report import make_run
+from tests.made_run import make_run
 
 ONE, OTHER = [0.10, 0.12, 0.08, 0.05], [0.30, 0.28, 0.35, 0.20]
 

@@ -9,7 +9,7 @@ from balance.errors import UserError
 from conf.cli import compose
 from eval.rundata import load_run
 from scripts.wandb_workspace import build, layout, main
-from tests.test_report import make_run
+from tests.made_run import make_run
 
 
 def test_a_workspace_shows_the_summary_first(tmp_path: Path) -> None:

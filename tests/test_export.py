@@ -23,7 +23,7 @@ from models.weights import read_weights
 from scripts import export as export_script
 from scripts import interpolate
 from tests.launching import before_step, data_overrides, measured, power_cut, run
-from tests.test_models import CONFIG, build, features
+from tests.small_model import CONFIG, build, features
 from tests.wandb_file import read_offline
 
 

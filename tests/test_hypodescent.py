@@ -10,7 +10,7 @@ from balance.errors import UserError
 from eval.hypodescent import Hypodescent, single_category
 from eval.options import stimuli
 from eval.sets import load_set
-from tests.test_eval import Features, data, measure
+from tests.made_features import Features, data, measure
 
 MIXED = ("multiracial", "biracial", "mixed race")
 

@@ -11,24 +11,9 @@ from PIL import Image
 from balance.errors import UserError
 from eval.pixels import decode
 from models.checkpoint import save_checkpoint
-from models.factory import ModelBundle, check_model_name, create
+from models.factory import check_model_name, create
 from models.precision import resolve_device, resolve_precision
-
-CONFIG = {
-    "embed_dim": 8,
-    "vision_cfg": {"image_size": 32, "layers": 1, "width": 16, "head_width": 8, "patch_size": 16},
-    "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
-}
-
-
-def build(seed: int = 0, **options: object) -> ModelBundle:
-    torch.manual_seed(seed)
-    return create("small", CONFIG, **options)  # type: ignore[arg-type]
-
-
-def features(bundle: ModelBundle) -> torch.Tensor:
-    model = bundle.model.eval()
-    return model.encode_text(bundle.tokenizer(["a photo of a nurse", "two dogs"])).detach()  # type: ignore[operator]
+from tests.small_model import CONFIG, build, features
 
 
 def test_weights_come_from_a_state_dict_or_a_checkpoint_of_a_run(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from balance.errors import UserError
 from eval.options import stimuli
 from eval.retrieval_bias import RetrievalBias, ranking_bias
-from tests.test_eval import Features, data, measure
+from tests.made_features import Features, data, measure
 
 
 def one_ranking(ranked: list[int], k: int) -> dict[str, float]:

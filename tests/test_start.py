@@ -18,7 +18,7 @@ from models.checkpoint import save_checkpoint
 from models.factory import ModelBundle, check_model_name, create
 from models.start import find_start
 from models.weights import read_weights
-from tests.test_models import CONFIG, build, features
+from tests.small_model import CONFIG, build, features
 
 SIGLIP = {**CONFIG, "init_logit_bias": -10}
 
