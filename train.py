@@ -6,6 +6,8 @@ The story from top to bottom: configuration -> attributes -> plan -> model -> st
 Everything that can be known to be wrong is checked before the first step.
 """
 
+import conf.runtime  # noqa: F401  # isort: skip  # before torch
+
 import contextlib
 import os
 from dataclasses import dataclass

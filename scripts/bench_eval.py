@@ -17,6 +17,8 @@ from typing import Any
 if __name__ == "__main__":  # the project's folder, whichever folder the command runs in
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import conf.runtime  # noqa: F401  # isort: skip  # before torch
+
 import numpy as np
 import torch
 import torch.nn.functional as F

@@ -30,6 +30,8 @@ from typing import Any
 if __name__ == "__main__":  # the project's folder, whichever folder the command runs in
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import conf.runtime  # noqa: F401  # isort: skip  # before torch; the trainers do not inherit it
+
 import torch
 from rich.console import Console
 from rich.table import Table

@@ -72,7 +72,8 @@ class Task:
 
     def environment(self) -> dict[str, str]:
         """Environment of a trainer."""
-        found = {key: value for key, value in os.environ.items() if key not in ("OMP_NUM_THREADS", "PYTHONPATH")}
+        ours = ("OMP_NUM_THREADS", "GOMP_SPINCOUNT", "PYTHONPATH")  # each trainer starts from the system's settings
+        found = {key: value for key, value in os.environ.items() if key not in ours}
         if self.threads is not None:
             found["OMP_NUM_THREADS"] = str(self.threads)
         return found

@@ -13,14 +13,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":  # the project's folder, whichever folder the command runs in
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import conf.runtime  # noqa: F401  # isort: skip  # before torch
+
 import matplotlib
 import torch
 from matplotlib import pyplot as plt
 from rich.console import Console
 from rich.table import Table
-
-if __name__ == "__main__":  # the project's folder, whichever folder the command runs in
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from balance.errors import UserError
 from balance.progress import ProgressLine
