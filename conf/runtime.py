@@ -1,8 +1,8 @@
 """Settings of the C runtime for computing on a CPU. Import it before torch: OpenMP reads its own once, as torch loads.
 
 Waiting: at the end of every parallel loop GNU OpenMP's threads spin for milliseconds until the last is done. Where a
-neighbour holds a core (a loader worker is one), the thread that all wait for does not get it, and two threads fall to a
-fifth of the speed of one. After 1,000 turns, some microseconds, a thread here goes to sleep and makes room.
+neighbour holds a core (a loader worker is one), the thread that all wait for does not get it: two threads become slower
+than one. After 2,000 turns, some microseconds, a thread here goes to sleep and makes room.
 
 Memory: glibc gives freed blocks of more than 32 MB back to the system and takes them anew at the next step, page by
 page. A network needs the same blocks for every batch, so those of up to 256 MB are kept. Not more: aligned blocks leave
@@ -14,7 +14,7 @@ What a user has set stays. Figures: docs/benchmarks.md.
 import ctypes
 import os
 
-SPINS = "1000"
+SPINS = "2000"
 KEPT = 2**28  # bytes
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
