@@ -157,7 +157,7 @@ def _stream_config(config: Config, bundle: ModelBundle, processes: Processes) ->
 
 
 def create_suite(config: Config, held_out: list[str] | None) -> Suite:
-    """The evaluators of the configuration, and retrieval on shards that were held out."""
+    """The evaluators of the configuration, and what it measures on shards that were held out."""
     wanted = config.eval
     return build_suite(wanted.sets, wanted.evaluators, wanted.bootstrap, wanted.batch_size, held_out)
 

@@ -88,8 +88,12 @@ def check_measured(named: Iterable[tuple[str, str]], suite: Suite) -> None:
                 continue
             why = _nearest(metric, known, f"{owner} measures")
         else:
-            skipped = [sentence for sentence in suite.skipped if sentence.startswith(f"{owner} is skipped: ")]
-            why = skipped[0] if skipped else _nearest(owner, list(evaluators), "its evaluators are")
+            lacking = suite.absent.get(owner)
+            why = (
+                _nearest(owner, list(evaluators), "its evaluators are")
+                if lacking is None
+                else f"{owner} is skipped: {lacking}"
+            )
         raise UserError(f"{where} is not measured by this run; {why}")
 
 

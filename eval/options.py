@@ -11,7 +11,7 @@ import yaml
 from numpy.typing import NDArray
 
 from balance.errors import UserError
-from eval.sets import EvalSet
+from eval.sets import EvalSet, MissingSet
 
 
 def options(name: str, config: Mapping[str, Any], needed: set[str], optional: set[str]) -> None:
@@ -72,6 +72,35 @@ def need_field(name: str, data: EvalSet, field: str) -> None:
             f"eval.evaluators.{name}: no sample of the set {data.name} has the label {field!r}; "
             f"it has {', '.join(known) or 'none'}."
         )
+
+
+def rows_where(name: str, data: EvalSet, where: Any) -> NDArray[np.int64]:
+    """The rows of a set whose labels have the values wanted, compared as text; all rows without `where`.
+
+    Args:
+        name: the evaluator's, for messages.
+        data: the set.
+        where: label -> value, or list of values.
+
+    Raises:
+        UserError: no picture has one of the labels.
+        MissingSet: no picture has all the values.
+    """
+    wanted = {
+        str(label): {str(v) for v in (values if isinstance(values, (list, tuple)) else [values])}
+        for label, values in dict(where or {}).items()
+    }
+    for label in wanted:
+        need_field(name, data, label)
+    rows = [
+        row
+        for row, known in enumerate(data.labels)
+        if all(str(known.get(label)) in values for label, values in wanted.items())
+    ]
+    if not rows:
+        asked = ", ".join(f"{label}={'|'.join(sorted(values))}" for label, values in wanted.items())
+        raise MissingSet(f"no picture of the set {data.name} has {asked}.")
+    return np.array(rows)
 
 
 def words_of(concepts: Any) -> dict[str, list[str]]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from eval.embed import Embedder
 from eval.metric import Metric
-from eval.options import groups_by, options, prompt_lists
+from eval.options import groups_by, options, prompt_lists, rows_where
 from eval.sets import EvalSet
 from eval.stats import Floats, mean_interval, statistic_interval
 
@@ -21,6 +21,7 @@ class Parity:
 
     Options:
         prompts: group -> prompt or list of prompts; with two groups, parity is that of the first over the second.
+        where: label -> value, or values; only pictures that carry one of these values of each label are measured.
         by: a label, or several; the mean parity is then also given for each of its values, or of their combinations.
 
     With two groups: `mean_parity` = E[p_1 - p_2], `share` = |share preferring the first - 1/2|. With k groups:
@@ -29,14 +30,19 @@ class Parity:
 
     def __init__(self, name: str, config: dict[str, Any], data: EvalSet) -> None:
         self.name, self.data = name, data
-        options(name, config, {"prompts"}, {"by"})
+        options(name, config, {"prompts"}, {"by", "where"})
         self.prompts = prompt_lists(name, config["prompts"], at_least=2)
-        self.groups = groups_by(name, data, config.get("by"))
+        self.rows = rows_where(name, data, config.get("where"))
+        place = {row: number for number, row in enumerate(self.rows.tolist())}
+        groups = groups_by(name, data, config.get("by"))
+        self.groups = {
+            group: np.array([place[row] for row in rows.tolist() if row in place]) for group, rows in groups.items()
+        }
 
     def __call__(self, embed: Embedder, rng: np.random.Generator, resamples: int) -> Iterator[Metric]:
         """Measure a model."""
         groups = list(self.prompts)
-        p = embed.probabilities(embed.images(self.data), list(self.prompts.values())).numpy()
+        p = embed.probabilities(embed.images(self.data)[self.rows], list(self.prompts.values())).numpy()
         texts = " | ".join(prompts[0] for prompts in self.prompts.values())
         if len(groups) == 2:
             yield from self._binary(p, texts, rng, resamples)
@@ -52,6 +58,8 @@ class Parity:
         value, low, high = statistic_interval([prefers[:, None]], lambda m: np.abs(m[0] - 0.5), rng, resamples)
         yield Metric(f"{self.name}/share", float(value[0]), float(low[0]), float(high[0]), len(p), texts)
         for group, rows in self.groups.items():
+            if not len(rows):
+                continue
             name = f"{self.name}/mean_parity[{group}]"
             yield Metric(name, *mean_interval(difference[rows], rng, resamples), count=len(rows), prompts=texts)
 

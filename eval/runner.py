@@ -37,6 +37,8 @@ class Evaluator(Protocol):
         """Measure a model."""
 
 
+HELD_OUT = "held_out"
+
 # Where each kind is. A kind of one's own is given as `package.module:Class`.
 KINDS = {
     "eat": "eval.eat:Eat",
@@ -58,7 +60,8 @@ class Suite:
     Attributes:
         evaluators: in the order of the configuration.
         sets: by name.
-        skipped: what can't run, a sentence each.
+        skipped: what can't run, a sentence for each cause.
+        absent: evaluators that can't run -> why.
         resamples: bootstrap resamples behind an interval.
         batch_size: pictures or texts embedded at a time.
         pixels: decodes the pictures, and keeps them from one epoch or model to the next.
@@ -72,6 +75,7 @@ class Suite:
     skipped: list[str]
     resamples: int
     batch_size: int
+    absent: dict[str, str] = field(default_factory=dict)
     pixels: Pixels = field(default_factory=Pixels)
     pages: dict[str, dict[str, str]] = field(default_factory=dict)
     truncated: list[str] = field(default_factory=list)
@@ -149,7 +153,7 @@ def build_suite(
     evaluators: dict[str, Any],
     resamples: int = 1000,
     batch_size: int = 256,
-    retrieval_shards: Any = None,
+    held_out: Any = None,
     keep_bytes: int = KEEP_BYTES,
 ) -> Suite:
     """Load the sets and check the evaluators.
@@ -157,22 +161,25 @@ def build_suite(
     A set that is not there is reported and skipped with the evaluators that need it, and the rest still runs.
 
     Args:
-        sets: name -> {path: ...}.
+        sets: name -> {path: ...}. The path of `held_out` is given apart.
         evaluators: name -> {kind, set, options}.
         resamples: bootstrap resamples behind an interval.
         batch_size: pictures or texts embedded at a time.
-        retrieval_shards: image-text shards for one more evaluator, `retrieval`; None for none.
+        held_out: image-text shards that a run holds back, for the set `held_out` and one more evaluator, `retrieval`;
+            None for none.
         keep_bytes: decoded pictures to keep for the next epoch or model, in bytes.
 
     Raises:
         UserError: an unknown kind, set or option.
     """
     sets, evaluators = dict(sets), dict(evaluators)
-    if retrieval_shards is not None:
-        sets["held_out"] = {"path": retrieval_shards}
-        evaluators.setdefault("retrieval", {"kind": "retrieval", "set": "held_out"})
-    suite = Suite([], {}, [], resamples, batch_size, Pixels(keep_bytes))
     missing: dict[str, str] = {}
+    if held_out is not None:
+        sets[HELD_OUT] = {**(sets.get(HELD_OUT) or {}), "path": held_out}
+        evaluators.setdefault("retrieval", {"kind": "retrieval", "set": HELD_OUT})
+    elif HELD_OUT in sets and not (sets[HELD_OUT] or {}).get("path"):
+        missing[HELD_OUT] = "data.eval, which names pictures held out, is not given."
+    suite = Suite([], {}, [], resamples, batch_size, pixels=Pixels(keep_bytes))
     used: set[str] = set()
     for name, options in evaluators.items():
         kind = find_kind(name, options.get("kind"))
@@ -188,21 +195,36 @@ def build_suite(
             try:
                 suite.sets[wanted] = load_set(wanted, sets[wanted])
             except MissingSet as error:
-                if wanted == "held_out":  # the user named it for this run, so that it must be there
+                if wanted == HELD_OUT:  # the user named it for this run, so that it must be there
                     raise
                 missing[wanted] = str(error)
         absent = [missing[wanted] for wanted in roles.values() if wanted in missing]
         if absent and not getattr(kind, "partial", False):
-            suite.skipped.append(f"{name} is skipped: {absent[0]}")
+            suite.absent[name] = absent[0]
             continue
         suite.skipped += [f"{name} runs without a part of it: {sentence}" for sentence in dict.fromkeys(absent)]
         data = {role: suite.sets[wanted] for role, wanted in roles.items() if wanted in suite.sets}
-        evaluator = kind(name, options, data["set"] if "set" in options else data)
+        try:
+            evaluator = kind(name, options, data["set"] if "set" in options else data)
+        except MissingSet as error:
+            suite.absent[name] = str(error)
+            continue
         suite.evaluators.append(evaluator)
         suite.skipped += [f"{name}: {sentence}" for sentence in getattr(evaluator, "skipped", ())]
         used |= set(roles.values())
     suite.sets = {wanted: data for wanted, data in suite.sets.items() if wanted in used}
+    suite.skipped = _by_cause(suite.absent) + suite.skipped
     return suite
+
+
+def _by_cause(absent: dict[str, str]) -> list[str]:
+    """One sentence for all evaluators that lack the same."""
+    lacking: dict[str, list[str]] = {}
+    for name, cause in absent.items():
+        lacking.setdefault(cause, []).append(name)
+    return [
+        f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} skipped: {cause}" for cause, names in lacking.items()
+    ]
 
 
 def find_kind(name: str, kind: Any) -> Any:

@@ -17,6 +17,7 @@ from balance.stream.samples import BadSample, RawSample, check_image_header, ima
 from balance.stream.shards import expand_shards
 from eval.features import content_key
 from eval.pixels import Picture
+from eval.wording import labels_by_wording
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
@@ -76,6 +77,7 @@ def load_set(name: str, spec: Any) -> EvalSet:
         spec: `path`: a CLIP_benchmark folder, a folder of picture files, or shards in any form that `data.train` takes;
             with picture files, `labels`: a CSV file with a row per picture, and `file`: its column of paths inside the
             folder, by default "file". Braces stand for names that a folder may have: `{imagenet,imagenet_sample}`.
+            `words`: attribute word lists; what captions say by them becomes labels (eval/wording.py).
 
     Raises:
         MissingSet: nothing is there.
@@ -83,9 +85,22 @@ def load_set(name: str, spec: Any) -> EvalSet:
             names in braces are there.
     """
     spec = dict(spec)
-    unknown = set(spec) - {"path", "labels", "file"}
+    unknown = set(spec) - {"path", "labels", "file", "words"}
     if unknown or not spec.get("path"):
-        raise UserError(f"eval.sets.{name} takes path, labels and file; it has {', '.join(sorted(spec)) or 'nothing'}.")
+        has = ", ".join(sorted(spec)) or "nothing"
+        raise UserError(f"eval.sets.{name} takes path, labels, file and words; it has {has}.")
+    found = _read_set(name, spec)
+    words = spec.get("words") or []
+    if words:
+        try:
+            said = labels_by_wording(found.captions, [words] if isinstance(words, str) else words)
+        except UserError as error:
+            raise UserError(f"eval.sets.{name}.words: {error}") from error
+        found.labels = [{**known, **labels} for known, labels in zip(found.labels, said, strict=True)]
+    return found
+
+
+def _read_set(name: str, spec: dict[str, Any]) -> EvalSet:
     path, labels = _the_one_there(name, spec["path"], spec.get("labels"))
     folder = Path(path) if isinstance(path, str) else None
     if folder is not None and folder.is_dir() and not (folder / "classnames.txt").is_file():

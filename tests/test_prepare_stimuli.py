@@ -197,7 +197,7 @@ def everything(folder: Path) -> None:
     put(folder / "flickr8k/0007.jpg", picture(7))
 
 
-@pytest.mark.parametrize(("suite", "elsewhere"), [("full", {"cifar10"}), ("wds", {"cifar10"})])
+@pytest.mark.parametrize(("suite", "elsewhere"), [("full", {"cifar10"}), ("wds", {"cifar10", "held_out"})])
 def test_the_suites_find_what_was_prepared_without_a_word_on_names(
     tmp_path: Path, suite: str, elsewhere: set[str]
 ) -> None:
