@@ -36,7 +36,7 @@ from conf.build import (
     rehearse,
 )
 from conf.cli import launch
-from conf.run import as_dict, check_run, create_folder, make_up_name, write_config
+from conf.run import as_dict, check_run, created_folder, make_up_name, resume_command, write_config
 from conf.schema import Config
 from conf.steering import named_metrics
 from eval.foreseen import check_measured
@@ -46,6 +46,7 @@ from eval.provenance import write_provenance
 from eval.report import write_report
 from eval.runner import Suite
 from eval.stopping import Stopper, write_outcome
+from eval.summary import summarise
 from eval.track import Tracker
 from models.accumulate import backward, check_accumulation
 from models.adapt import Lora, adapt
@@ -67,7 +68,7 @@ MAX_LOGIT_SCALE = 4.6052  # log 100, as CLIP clamps it
 
 @dataclass
 class Training:
-    """What the loop works with; made in `main`, in this order."""
+    """What the loop works with, as `prepare` makes it."""
 
     config: Config
     accelerator: Accelerator
@@ -77,6 +78,7 @@ class Training:
     stages: Stages
     bundle: ModelBundle
     model: torch.nn.Module  # the bundle's model as accelerate prepared it
+    trained: torch.nn.Module  # what the optimiser steps: the bundle's model, or the parts that FSDP divides
     optimizer: torch.optim.Optimizer
     loss: ContrastiveLoss
     stream: StagedStream
@@ -124,12 +126,87 @@ def main(config: Config) -> int:
         check_newest(checkpoints, {"ema": averaged, "optimizer_by_name": config.fsdp, "scaler": scaled}, world)
     if config.dry_run:
         return rehearse(config, specs, shards, held_out, device, precision, processes)
-    name = processes.agree(config.name or make_up_name(config))
-    folder = Path(config.runs) / name
+    config.name = name = processes.agree(config.name or make_up_name(config))
+    with created_folder(config, name, first) as folder:
+        accelerator.wait_for_everyone()
+        say(f"Run {name}: {config.model.name} on {len(shards)} shards, {world} process(es), {device.type}, {precision}")
+        run = prepare(config, accelerator, processes, folder, shards, held_out, precision, stopper)
+    clock, meter, tracker, keeper, stream = run.clock, run.meter, run.tracker, run.keeper, run.stream
+    optim, trained = config.optim, run.trained
+
+    # ------------------------------------------------------------------ where to begin
+    state = run_state(run)
+    if config.resume:
+        found = state.resume(keeper.folder)
+        tracker.rewind(clock.step if found else -1)
+        if first:
+            write_config(config, name, folder)
+        say(f"Resumed at step {clock.step} of {clock.total_steps}")
+    if first:  # not before: a resume that is refused leaves all as it was
+        save_balance(run.stages.main, folder / "plan")
+        write_provenance(folder, shards, run.stages.main.hash, accelerator.device, world)
+    if clock.step == 0:
+        tracker.keep(folder / "plan", "plan")
+        tracker.log(as_metrics("data", run.stages.main.values()), 0, 0, 0)
+        note_stage(run)
+        evaluate(run)
+
+    # ------------------------------------------------------------------ the loop
+    batches, stop = iter(stream), False
+    with (
+        stop_on_signal() as stopped,
+        ProgressLine("train", clock.total_samples, start=clock.samples, shown=first) as line,
+    ):
+        while not clock.done:
+            batch = meter.wait_for(batches)
+            lr = learning_rate(
+                clock.step, clock.total_steps, clock.warmup_steps, optim.lr, optim.lr * config.schedule.final_lr
+            )
+            set_learning_rate(run.optimizer, lr)
+            value = train_step(run, batch)
+            clock.step += 1
+            meter.add(batch, value)
+            line.update(clock.batch, meter.note())
+            if clock.step % config.track.every == 0:
+                scale = float(whole_tensor(trained.logit_scale.detach()).exp())  # type: ignore[operator]
+                tracker.log(meter.metrics(lr, scale), clock.step, clock.epoch, clock.samples)
+            if clock.at_epoch_end:
+                end_epoch(run)
+            elif stream.at_stage_end:
+                note_accepted(run)
+            if stream.at_stage_end:
+                note_stage(run)
+            stop, minutes_up = processes.any(bool(stopped), first and keeper.minutes_up)
+            if keeper.due or minutes_up or stop:
+                # After the evaluation, so that a checkpoint stands for all that was logged up to its step.
+                save(run, state)
+            if stop:
+                break
+    tracker.close()
+    if stop:
+        say(f"Stopped at step {clock.step}; go on with: {resume_command(config)}")
+        return 128 + max(processes.gather(stopped[0] if stopped else 0))
     if first:
-        create_folder(config, name)
-    accelerator.wait_for_everyone()
-    say(f"Run {name}: {config.model.name} on {len(shards)} shards, {world} process(es), {device.type}, {precision}")
+        print(summarise(folder), f"Done. Report: {folder / 'report.html'}", sep="\n")
+    return 0
+
+
+def prepare(
+    config: Config,
+    accelerator: Accelerator,
+    processes: Processes,
+    folder: Path,
+    shards: list[str],
+    held_out: list[str] | None,
+    precision: str,
+    stopper: Stopper,
+) -> Training:
+    """Make all that the loop works with: evaluation sets, attributes and plan, model, optimiser and stream.
+
+    Raises:
+        UserError: bad input; nothing was trained yet.
+    """
+    world, first, say = processes.world, processes.first, processes.say
 
     # ------------------------------------------------------------------ evaluation sets, attributes, plan
     suite = create_suite(config, held_out)
@@ -138,11 +215,9 @@ def main(config: Config) -> int:
     for sentence in [*suite.skipped, *([missing] if missing else [])]:
         say(f"note: {sentence}")
     with accelerator.main_process_first():  # the first labels the shards, the others find them labelled
+        specs = stage_specs(config.stages, config.balance)
         stages = prepare_stages(specs, lambda wanted: prepare_data(config, wanted, shards, first))
     balance = stages.main
-    if first:
-        save_balance(balance, folder / "plan")
-        write_provenance(folder, shards, balance.hash, accelerator.device, world)
     say(balance.table())
 
     # ------------------------------------------------------------------ model, optimiser, stream
@@ -172,9 +247,9 @@ def main(config: Config) -> int:
     clock = Clock(epoch_samples, config.data.batch_size * world, schedule.epochs, schedule.warmup)
     stream = create_stream(config, shards, stages, bundle, processes, clock, make_batch)
     meter = Meter(clock, balance.s_names, balance.y_names, config.data.max_bad, processes)
-    tracker = Tracker(folder, first, name, as_dict(config))
     keeper = create_keeper(config, folder, clock)
-    run = Training(
+    tracker = Tracker(folder, first, folder.name, as_dict(config))
+    return Training(
         config,
         accelerator,
         processes,
@@ -183,6 +258,7 @@ def main(config: Config) -> int:
         stages,
         bundle,
         model,
+        trained,
         optimizer,
         loss,
         stream,
@@ -195,58 +271,6 @@ def main(config: Config) -> int:
         lora,
         sharded,
     )
-
-    # ------------------------------------------------------------------ where to begin
-    state = run_state(run)
-    if config.resume:
-        found = state.resume(keeper.folder)
-        tracker.rewind(clock.step if found else -1)
-        if first:
-            write_config(config, name, folder)
-        say(f"Resumed at step {clock.step} of {clock.total_steps}")
-    if clock.step == 0:
-        tracker.keep(folder / "plan", "plan")
-        tracker.log(as_metrics("data", balance.values()), 0, 0, 0)
-        note_stage(run)
-        evaluate(run)
-
-    # ------------------------------------------------------------------ the loop
-    batches, stop = iter(stream), False
-    with (
-        stop_on_signal() as stopped,
-        ProgressLine("train", clock.total_samples, start=clock.samples, shown=first) as line,
-    ):
-        while not clock.done:
-            batch = meter.wait_for(batches)
-            lr = learning_rate(
-                clock.step, clock.total_steps, clock.warmup_steps, optim.lr, optim.lr * schedule.final_lr
-            )
-            set_learning_rate(optimizer, lr)
-            value = train_step(run, batch)
-            clock.step += 1
-            meter.add(batch, value)
-            line.update(clock.batch, meter.note())
-            if clock.step % config.track.every == 0:
-                scale = float(whole_tensor(trained.logit_scale.detach()).exp())  # type: ignore[operator]
-                tracker.log(meter.metrics(lr, scale), clock.step, clock.epoch, clock.samples)
-            if clock.at_epoch_end:
-                end_epoch(run)
-            elif stream.at_stage_end:
-                note_accepted(run)
-            if stream.at_stage_end:
-                note_stage(run)
-            stop, minutes_up = processes.any(bool(stopped), first and keeper.minutes_up)
-            if keeper.due or minutes_up or stop:
-                # After the evaluation, so that a checkpoint stands for all that was logged up to its step.
-                save(run, state)
-            if stop:
-                break
-    tracker.close()
-    if stop:
-        say(f"Stopped at step {clock.step}; go on with: name={name} resume=true")
-        return 128 + max(processes.gather(stopped[0] if stopped else 0))
-    say(f"Done. Report: {folder / 'report.html'}")
-    return 0
 
 
 def train_step(run: Training, batch: Batch) -> torch.Tensor:
@@ -262,8 +286,7 @@ def train_step(run: Training, batch: Batch) -> torch.Tensor:
     run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
     with torch.no_grad():
-        trained = run.bundle.model if run.sharded is None else run.sharded.parts
-        trained.logit_scale.clamp_(0, MAX_LOGIT_SCALE)  # type: ignore[operator]
+        run.trained.logit_scale.clamp_(0, MAX_LOGIT_SCALE)  # type: ignore[operator]
     if run.ema is not None:
         run.ema.update()
     return value

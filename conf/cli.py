@@ -97,7 +97,8 @@ def all_keys(config: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:
-    names = list(names)
+    # The names of choices say which file was chosen; none sets them.
+    names = [full for full in dict.fromkeys(names) if full in ("name", "model.name") or not full.endswith(".name")]
     near = get_close_matches(name, names, n=3, cutoff=0.6)
     if not near:  # the right key in the wrong group is a common slip
         last = name.rsplit(".", 1)[-1]
@@ -228,13 +229,16 @@ def compose(overrides: list[str], config_name: str = "train") -> Config:
 
 
 def stored_config(overrides: list[str]) -> Config | None:
-    """The configuration of the run that a bare `name=... resume=true` goes on with; None for any other command.
+    """The configuration of the run that `name=... resume=true` goes on with; None for any other command.
+
+    Keys that are given besides replace the run's own. A command that chooses from a group (`data=wds`) is a whole one.
 
     Raises:
-        UserError: the run was not begun, so that its configuration is not known; or it can't be read.
+        UserError: the run was not begun, so that its configuration is not known; it can't be read; or an unknown key.
     """
     given = dict(override.split("=", 1) for override in overrides if "=" in override)
-    if set(given) - {"name", "runs", "resume"} or given.get("resume") != "true" or "name" not in given:
+    whole = any(key in groups() or key[:1] in "+~" for key in given)
+    if whole or given.get("resume") != "true" or "name" not in given:
         return None
     folder = Path(given.get("runs", "runs")) / given["name"]
     if not_begun(folder):  # defaults in place of what the run was to be would train something else, unsaid
@@ -245,8 +249,36 @@ def stored_config(overrides: list[str]) -> Config | None:
     if not (folder / "config.yaml").is_file():
         return None  # the run itself says that there is nothing to resume
     stored = read_stored(folder)
+    parsed = OverridesParser.create().parse_overrides([quote_override(override) for override in overrides])
+    for override in parsed:
+        if not _exists(stored, override.key_or_group):
+            names = all_keys(stored)
+            raise UserError(f"Unknown key {override.key_or_group}; {_nearest(override.key_or_group, names)}")
+        OmegaConf.update(stored, override.key_or_group, override.value(), merge=False)
     stored.update({"name": given["name"], "resume": True, "runs": given.get("runs", "runs")})
     return to_config(stored)
+
+
+def check_flags(flags: list[str]) -> None:
+    """Check that what begins with dashes is a flag of Hydra's: keys of the configuration have none.
+
+    Raises:
+        UserError: it is a key with dashes, or an unknown flag.
+    """
+    keys = [*all_keys(OmegaConf.structured(Config)), *groups()]
+    for flag in flags:
+        name, equals, value = flag.lstrip("-").partition("=")
+        if not flag.startswith("--") or any(known.startswith(f"--{name}") for known in FLAGS):
+            continue
+        key = name.replace("-", "_")
+        if key in keys:
+            written = f"{key}={value if equals else 'true' if isinstance(_default(key), bool) else '...'}"
+            raise UserError(f"{flag}: keys are written without dashes: {written}.")
+        raise UserError(f"{flag} is no flag, and keys are written without dashes; {_nearest(key, keys)}")
+
+
+def _default(key: str) -> Any:
+    return OmegaConf.select(OmegaConf.structured(Config), key)
 
 
 def sweep_job(hydra_config: Any) -> str:
@@ -269,6 +301,10 @@ def name_job(config: Config, job: str) -> Config:
     return config
 
 
+FLAGS = (
+    *("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun"),
+    *("--shell-completion", "--config-path", "--config-name", "--config-dir", "--experimental-rerun", "--info"),
+)
 FLAGS_WITH_VALUE = (
     "-c",
     "--cfg",
@@ -299,9 +335,13 @@ def launch(task: Callable[[Config], int | None], config_name: str = "train") -> 
     Overrides are checked first. Hydra's own flags (`--help`, `--cfg job`, `--multirun`, ...) work as usual.
     """
     overrides = [arg for arg, before in pairwise_arguments(sys.argv) if is_override(arg, before)]
+    flags = [arg for arg, before in pairwise_arguments(sys.argv) if not is_override(arg, before)]
     sweep = bool({"-m", "--multirun"} & set(sys.argv[1:]))
     if not {"-h", "--help", "--hydra-help"} & set(sys.argv[1:]):
         try:
+            check_flags(flags)
+            if not flags and (stored := stored_config(overrides)) is not None:
+                sys.exit(task(stored) or 0)
             if sweep:  # each job is composed when its turn comes
                 check_choices(leave_out(overrides), groups(), sweep)
             else:
@@ -309,7 +349,6 @@ def launch(task: Callable[[Config], int | None], config_name: str = "train") -> 
         except UserError as error:
             sys.exit(fail(error))
 
-    flags = [arg for arg, before in pairwise_arguments(sys.argv) if not is_override(arg, before)]
     sys.argv[1:] = flags + replace_mappings([quote_override(override) for override in leave_out(overrides)])
 
     failed: list[str] = []
@@ -318,7 +357,7 @@ def launch(task: Callable[[Config], int | None], config_name: str = "train") -> 
         job = sweep_job(HydraConfig.get()) if HydraConfig.get().mode == RunMode.MULTIRUN else None
         named = Config()
         try:
-            config = to_config(raw) if job else stored_config(overrides) or to_config(raw)
+            config = to_config(raw)
             named = name_job(config, job) if job else config
             status = task(named)
         except UserError as error:

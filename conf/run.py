@@ -1,6 +1,9 @@
 """A run's folder: its name, and the configuration written into it."""
 
+import shlex
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,8 +31,15 @@ def check_run(config: Config) -> None:
     """Check that a run can be started, or resumed, under its name.
 
     Raises:
-        UserError: the folder exists and neither resume nor overwrite is asked for; or there is nothing to resume.
+        UserError: the folder exists and neither resume nor overwrite is asked for; there is nothing to resume; or the
+            settings of the demo's data are combined with other shards.
     """
+    data = config.data
+    if data.name == "demo" and isinstance(data.train, str) and not data.train.startswith(str(data.root)):
+        raise UserError(
+            f"data.train={data.train} with the demo's settings: for shards of your own add data=wds, and "
+            "attributes=captions to read attributes off their captions."
+        )
     if config.name is None:
         if config.resume:
             raise UserError("resume=true needs the name of the run to go on with: add name=...")
@@ -57,15 +67,48 @@ def not_begun(folder: Path) -> bool:
     return not any(path.is_dir() for path in folder.iterdir())
 
 
-def create_folder(config: Config, name: str) -> Path:
-    """Make the run's folder, and write `config.yaml` into it where there is none."""
-    folder = Path(config.runs) / name
+@contextmanager
+def created_folder(config: Config, name: str, first: bool) -> Iterator[Path]:
+    """The run's folder while the run is prepared, with `config.yaml` where there was none.
+
+    If bad input keeps the run from beginning, what was written is taken back, so that the corrected command may have
+    the name; and a run that was to be overwritten stays.
+
+    Args:
+        config: of the run.
+        name: of the run.
+        first: whether this is the first process, which alone touches the folder.
+    """
+    folder, aside = Path(config.runs) / name, Path(config.runs) / f".{name}.overwritten"
+    if not first:
+        yield folder
+        return
     if config.overwrite and not config.resume and folder.exists():
-        shutil.rmtree(folder)
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "config.yaml").is_file():
         write_config(config, name, folder)
-    return folder
+    try:
+        yield folder
+    except UserError:
+        if "config.yaml" not in there:
+            for path in folder.iterdir():
+                if path.name not in there:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if not there:
+                folder.rmdir()
+        if aside.exists():
+            aside.rename(folder)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def resume_command(config: Config) -> str:
+    """What goes on with a run that was stopped."""
+    where = "" if config.runs == Config().runs else f" runs={shlex.quote(config.runs)}"
+    return f"python train.py name={shlex.quote(str(config.name))}{where} resume=true"
 
 
 def write_config(config: Config, name: str, folder: Path) -> None:

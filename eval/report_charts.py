@@ -8,6 +8,7 @@ from eval.charts import dumbbell_chart, forest_chart, forest_charts, frontier_ch
 from eval.rundata import Row, RunData
 
 MOST_LINES = 7  # as many as there are colours
+FEWEST = 30  # samples of known attribute behind a concept's share that is drawn
 
 
 def headline_chart(runs: Sequence[RunData]) -> str | None:
@@ -25,11 +26,13 @@ def headline_chart(runs: Sequence[RunData]) -> str | None:
 
 
 def data_charts(data: Row) -> list[str]:
-    """Before and after inside each concept, one chart per attribute with a target."""
+    """Before and after inside each concept, one chart per attribute with a target: the 30 surest departures."""
     charts = []
     for attribute in data.get("inside", []):
-        rows = [(row["concept"], row["before"], row["after"]) for row in attribute["rows"]]
-        rows = sorted(rows, key=lambda row: -abs(row[1] - attribute["target"]))[:30]
+        # By how sure the departure is: a concept of two samples has a share of 0 or 1 and says nothing.
+        often = [row for row in attribute["rows"] if row["known"] >= FEWEST] or attribute["rows"]
+        often = sorted(often, key=lambda row: -abs(row["before"] - attribute["target"]) * row["known"] ** 0.5)
+        rows = [(row["concept"], row["before"], row["after"]) for row in often[:30]]
         title = f"Share of {attribute['attribute']} within each concept"
         charts.append(dumbbell_chart(title, rows, "share among samples where it is known", attribute["target"]))
     return charts

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balance.errors import UserError
-from conf.cli import compose, groups, launch, quote_override
+from conf.cli import check_flags, compose, groups, launch, quote_override
+from conf.run import check_run
 
 
 def value_of(override: str) -> object:
@@ -38,6 +39,40 @@ def test_values_arrive_as_typed(typed: str, meant: object) -> None:
 def test_quoting_never_makes_a_good_override_bad(text: str) -> None:
     quoted = quote_override(f"data.train={text}")
     assert quote_override(quoted) == quoted
+
+
+@pytest.mark.parametrize(
+    ("argument", "sentence"),
+    [
+        ("--dry-run", "--dry-run: keys are written without dashes: dry_run=true."),
+        ("--seed", "--seed: keys are written without dashes: seed=..."),
+        ("--seed=3", "--seed=3: keys are written without dashes: seed=3."),
+        ("--epochs=3", "did you mean schedule.epochs"),
+        ("--data", "--data: keys are written without dashes: data=..."),
+    ],
+)
+def test_keys_with_dashes_are_answered_with_how_to_write_them(
+    argument: str, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", argument])
+    with pytest.raises(SystemExit) as end:
+        launch(lambda config: pytest.fail("the run began"))
+    assert end.value.code == 2
+    assert sentence in capsys.readouterr().err
+    check_flags(["--multirun", "-m", "--cfg", "--multi", "--config-dir=x"])
+
+
+def test_names_of_choices_are_not_suggested() -> None:
+    with pytest.raises(UserError, match=r"Unknown key schedul\.name; did you mean schedule or ") as told:
+        compose(["schedul.name=x"])
+    assert "schedule.name" not in str(told.value)
+
+
+def test_shards_of_ones_own_are_not_read_by_the_settings_of_the_demo() -> None:
+    with pytest.raises(UserError, match=r"data\.train=mine with the demo's settings: .* add data=wds, and"):
+        check_run(compose(["data.train=mine"]))
+    check_run(compose(["data.root=elsewhere"]))
+    check_run(compose(["data=wds", "data.train=mine"]))
 
 
 def test_a_brace_pattern_reaches_the_configuration() -> None:

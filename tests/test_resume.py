@@ -137,8 +137,25 @@ def test_a_bare_resume_takes_the_configuration_of_the_run(world: Path, straight:
     stored = stored_config(bare)
     assert stored is not None
     assert stored == compose(tiny_overrides(world, straight.parent, "name=a", "resume=true"))
-    assert stored_config([*bare, "schedule.epochs=4"]) is None
+    assert stored_config([*bare, "data=wds"]) is None  # a whole command
     assert stored_config(["name=nowhere", "resume=true"]) is None
+
+
+def test_keys_beside_a_bare_resume_replace_those_of_the_run(straight: Path) -> None:
+    bare = [f"runs={straight.parent}", "name=a", "resume=true"]
+    stored, found = (
+        stored_config([*bare, *more]) for more in ([], ["schedule.epochs=4", "stop.targets={rb/share: 1}"])
+    )
+    assert stored is not None
+    assert found is not None
+    assert found.schedule.epochs == 4
+    assert found.stop.targets == {"rb/share": 1}
+    found.schedule.epochs, found.stop = stored.schedule.epochs, stored.stop
+    assert found == stored
+    with pytest.raises(UserError, match=r"Unknown key schedule\.epoch; did you mean schedule\.epochs"):
+        stored_config([*bare, "schedule.epoch=4"])
+    with pytest.raises(UserError, match=r"schedule\.epochs: .*'many'"):
+        stored_config([*bare, "schedule.epochs=many"])
 
 
 # ---------------------------------------------------------------------------- config.yaml of another version

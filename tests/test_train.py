@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 import train
 from balance.errors import UserError
+from conf.cli import compose
+from conf.run import resume_command
+from eval.metric import read_metrics
+from eval.summary import summarise
 from models.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from models.keeper import best_checkpoint
 from tests.launching import MODEL, measured, run, tiny_overrides
@@ -126,6 +132,51 @@ def test_bad_input_is_told_before_anything_is_trained(
     monkeypatch.setattr(train, "train_step", lambda *a: pytest.fail("training started"))
     with pytest.raises(UserError, match=sentence):
         run(world, tmp_path, *more)
+
+
+@pytest.mark.parametrize("kept", [None, "launcher.log"])
+def test_a_run_that_bad_input_kept_from_beginning_leaves_its_name_free(
+    world: Path, tmp_path: Path, kept: str | None
+) -> None:
+    folder = tmp_path / "a"
+    if kept:
+        folder.mkdir()
+        (folder / kept).write_text("mine")
+    for wrong in ("data.batch_size=4000", "balance.target={wmoan: 0.5}", "checkpoint.best_mode=least"):
+        with pytest.raises(UserError):
+            run(world, tmp_path, "name=a", wrong)
+        assert sorted(path.name for path in tmp_path.glob("a/*")) == ([kept] if kept else [])
+        assert folder.exists() == bool(kept)
+
+
+def test_a_run_that_could_not_be_overwritten_stays(world: Path, straight: Path, tmp_path: Path) -> None:
+    shutil.copytree(straight, tmp_path / "a")
+    before = sorted((path, path.read_bytes()) for path in (tmp_path / "a").rglob("*") if path.is_file())
+    for more in (["data.batch_size=4000"], ["resume=true", "data.batch_size=4000"]):
+        with pytest.raises(UserError):
+            run(world, tmp_path, "name=a", "overwrite=true", *more)
+        assert before == sorted((path, path.read_bytes()) for path in (tmp_path / "a").rglob("*") if path.is_file())
+    assert run(world, tmp_path, "name=a", "overwrite=true", "schedule.epochs=1") == 0
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith((".", "a"))) == ["a", "attributes"]
+
+
+def test_a_run_ends_with_its_headline_figures(world: Path, straight: Path, tmp_path: Path) -> None:
+    said = summarise(straight)
+    values = [row["value"] for row in read_metrics(straight / "metrics.jsonl") if row["name"] == "rb/mean_parity"]
+    assert f"{values[0]:.3f} [" in said
+    assert f"{values[-1] - values[0]:+.3f}" in said
+    (line,) = (line for line in said.splitlines() if line.startswith("│ rb "))
+    assert line.index(f"{values[0]:.3f}") < line.rindex(f"{values[-1]:.3f}")
+    config = yaml.safe_load((straight / "config.yaml").read_text())
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert summarise(tmp_path) == ""
+
+
+def test_what_goes_on_with_a_run_can_be_copied(tmp_path: Path) -> None:
+    config = compose(["name=mine"])
+    assert resume_command(config) == "python train.py name=mine resume=true"
+    config.runs = "my runs"
+    assert resume_command(config) == "python train.py name=mine runs='my runs' resume=true"
 
 
 def test_a_run_of_the_same_name_is_not_overwritten_unasked(world: Path, straight: Path) -> None:

@@ -1,0 +1,40 @@
+"""What a run ends with on the terminal: the headline figures before training and after it."""
+
+import os
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from eval.report_tables import headline_table
+from eval.rundata import Row, load_run
+
+
+def summarise(folder: Path) -> str:
+    """The table of a run's headline metrics as text; empty where none was measured.
+
+    Args:
+        folder: the run's.
+    """
+    rows = [row for row in headline_table([load_run(folder)]) if row["values"][0] is not None]
+    if not rows:
+        return ""
+    table = Table(title="Measured, with 95 % intervals", title_justify="left")
+    table.add_column("")
+    for column in ("before training", "after", "change"):
+        table.add_column(column, justify="right")
+    table.add_column("")
+    for row in rows:
+        change = "" if row["change"] is None else f"{row['change']:+.3f}"
+        table.add_row(row["label"], _figure(row["start"]), _figure(row["values"][0]), change, row["verdict"])
+    console = Console(width=None if os.environ.get("COLUMNS") else 110, no_color=True)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get().rstrip()
+
+
+def _figure(row: Row | None) -> str:
+    if row is None:
+        return ""
+    interval = "" if row["low"] is None else f" [{row['low']:.3f}, {row['high']:.3f}]"
+    return f"{row['value']:.3f}{interval}"
