@@ -83,9 +83,11 @@ class DataBias:
         return int(np.isfinite(self.p).sum())
 
     def order(self) -> list[tuple[int, int]]:
-        """(k, r) of all associations that have a value, the largest first."""
+        """(k, r) of all associations that have a value: the sure ones first (corrected p below 1 - level), by size."""
         size = np.abs(self.association.value)
-        flat = [int(i) for i in np.argsort(-np.nan_to_num(size, nan=-1.0), axis=None, kind="stable")]
+        sure = np.nan_to_num(self.p_adjusted, nan=1.0) < 1 - self.level
+        by = np.where(sure, 2.0, 0.0) + np.nan_to_num(size, nan=-1.0)  # sizes are at most 1
+        flat = [int(i) for i in np.argsort(-by, axis=None, kind="stable")]
         places = [divmod(i, size.shape[1]) for i in flat] if size.size else []
         return [(k, r) for k, r in places if np.isfinite(size[k, r])]
 

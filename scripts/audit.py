@@ -69,11 +69,12 @@ def main(arguments: list[str]) -> None:
     if len(folders) == 2:
         _compare(folders, options, out)
         return
-    cells = _cells(folders[0], options) if folders else _label(overrides, options, out)
-    _audit(cells, options, out, str(options["title"] or (folders[0] if folders else "shards")))
+    cells, title = (_cells(folders[0], options), folders[0]) if folders else _label(overrides, options, out)
+    _audit(cells, options, out, str(options["title"] or title))
 
 
-def _label(overrides: list[str], options: dict[str, Any], out: Path) -> Cells:
+def _label(overrides: list[str], options: dict[str, Any], out: Path) -> tuple[Cells, str]:
+    """The data that overrides name, labelled, and what they are called."""
     if not any(override.startswith("data=") for override in overrides):
         overrides = ["data=wds", *overrides]
     config = compose(overrides)
@@ -84,7 +85,9 @@ def _label(overrides: list[str], options: dict[str, Any], out: Path) -> Cells:
         shards, annotator, folder, int(options["workers"]), max_bad=config.data.max_bad,
         report=lambda summary: print("\n".join(summary.lines())),
     )  # fmt: skip
-    return _cells([str(path) for path in files], options)
+    named = config.data.train
+    title = named if isinstance(named, str) else f"{shards[0]} and {len(shards) - 1} more"
+    return _cells([str(path) for path in files], options), title
 
 
 def _cells(files: Any, options: dict[str, Any]) -> Cells:
@@ -162,8 +165,8 @@ def _print_bias(before: DataBias, after: DataBias | None, top: int) -> None:
     console.print(table)
     if not before.order():
         return
-    table = Table(title=f"Largest of {before.tests:,} associations", title_justify="left")
-    for column in ("attribute", "concept", "with it", "P(c|1) - P(c|0)", "p (corrected)", "share in concept"):
+    table = Table(title=f"Largest of {before.tests:,} associations, sure ones first", title_justify="left")
+    for column in ("attribute", "concept", "samples", "P(c|1) - P(c|0)", "p (corrected)", "share in concept"):
         table.add_column(column, justify="left" if column in ("attribute", "concept") else "right")
     if after is not None:
         table.add_column("share after", justify="right")

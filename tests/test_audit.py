@@ -2,6 +2,7 @@ import csv
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,14 @@ def test_known_answers() -> None:
     assert bias.tests == 2
     assert bias.order() == [(0, 1), (0, 0)]
     assert bias.exact
+
+
+def test_what_is_not_sure_comes_after_what_is() -> None:
+    bias = data_bias(small())
+    assert abs(bias.association.value[0, 1]) > abs(bias.association.value[0, 0])
+    unsure = replace(bias, p_adjusted=np.array([[0.01, 0.2]]))
+    assert unsure.order() == [(0, 0), (0, 1)]
+    assert replace(bias, p_adjusted=np.array([[np.nan, 0.2]])).order() == [(0, 1), (0, 0)]
 
 
 def test_exact_intervals_and_tests() -> None:
