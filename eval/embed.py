@@ -8,7 +8,7 @@ matrix product of another shape may add up in another order, which moves a float
 import contextlib
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -21,6 +21,7 @@ from eval.pixels import Pixels
 from eval.sets import EvalSet
 from models.factory import ModelBundle
 
+CPU_PIXELS = 16 * 224 * 224  # given to a model at a time on a CPU: twice as fast as 256 pictures of 224 px
 MANY_TEXTS = 5000  # from here on texts take long enough for a progress line
 
 
@@ -100,7 +101,8 @@ class Embedder:
             for part, pixels in zip(rounds, self.pixels.batches(self.bundle.resize, shares), strict=True):
                 mine = None
                 if pixels is not None:
-                    mine = self.model.encode_image(self.bundle.normalise(pixels.to(self.device)))
+                    parts = pixels.split(self._at_once(pixels))
+                    mine = torch.cat([self._encode(part) for part in parts])
                 features = self._gather(mine, len(part))
                 self._check(features, "picture", [picture.name for picture in part])
                 self._add("images", [picture.key for picture in part], features)
@@ -157,6 +159,15 @@ class Embedder:
         """Write what the store has not written yet."""
         if self.store is not None and self.rank == 0:
             self.store.flush(self.truncated)
+
+    def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        return cast(torch.Tensor, self.model.encode_image(self.bundle.normalise(pixels.to(self.device))))
+
+    def _at_once(self, pixels: torch.Tensor) -> int:
+        """How many pictures the model is given together: on a CPU as many as stay in its cache."""
+        if self.device.type != "cpu":
+            return len(pixels)
+        return max(1, CPU_PIXELS // (pixels.shape[-1] * pixels.shape[-2]))
 
     def _rounds(self, items: Sequence[Any]) -> list[Sequence[Any]]:
         """Stretches of which each process gets at most a batch."""

@@ -142,7 +142,6 @@ def keep_outputs(model: nn.Module, folder: Path | None = None) -> None:
         folder: where answers are kept for other runs; None keeps them in memory alone.
     """
     visual, text = towers(model)
-    visual.trunk.to(memory_format=torch.channels_last)  # convolutions on a CPU are faster so; values do not change
     trunk = Remembered(visual.trunk.forward, lambda given: given.ndim == 2, folder and folder / "image")
     below = Remembered(
         lambda tokens: pooled(text, tokens), lambda given: given.is_floating_point(), folder and folder / "text"

@@ -94,8 +94,10 @@ def measured(kind: str, setting: str, options: dict[str, Any]) -> float:
         from conf.runtime import SPINS
 
         kept["GOMP_SPINCOUNT"] = SPINS
-    elif setting == "memory":
+    else:
         kept["GOMP_SPINCOUNT"] = "300000"  # the library's own figure, which importing our settings leaves as it is
+    if setting not in ("memory", "both"):
+        kept["MALLOC_PERTURB_"] = "0"  # glibc's own value; where any is set, importing our settings leaves memory alone
     command = [sys.executable, __file__, MEASURE, kind, setting, str(options["threads"]), str(options["seconds"])]
     done = subprocess.run(command, env=kept, capture_output=True, text=True)
     if done.returncode:
