@@ -42,7 +42,7 @@ def browse(folder: Path, page: str, script: str, width: int) -> dict[str, Any]:
     path.write_text(before + page.replace("</body>", after + "</body>"), encoding="utf-8")
     flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}", "--dump-dom"]
     flags += [f"--window-size={width},900", "--virtual-time-budget=3000"]
-    done = subprocess.run([browser, *flags, path.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run([browser, *flags, path.as_uri()], capture_output=True, text=True, timeout=300, check=True)
     heard = re.search(r'<pre id="heard">(.*?)</pre>', done.stdout, re.DOTALL)
     assert heard, "the page lost what it was to report into"
     assert heard[1], "the page never reported"

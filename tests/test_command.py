@@ -60,6 +60,6 @@ def test_a_command_s_own_options_and_those_that_are_left() -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_starts_from_any_folder(name: str, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "scripts" / name), "--help"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(done.stdout) > 100

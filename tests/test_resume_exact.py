@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +30,19 @@ def test_after_a_crash_resume_repeats_what_was_lost(world: Path, straight: Path,
     assert measured(tmp_path / "a") == measured(straight)
 
 
-def attempt(world: Path, runs: Path, *more: str) -> None:
-    """A run in a process of its own, which goes on where there is something to go on from."""
+def attempt(world: Path, runs: Path, step: int | None, delay: float, *more: str) -> None:
+    """A run in a process of its own, which goes on where there is something to go on from.
+
+    It is killed a while after its start, or after this step of its own; a negative delay leaves it alone. By steps,
+    since how far a run gets in a second depends on the machine.
+    """
     begun = (runs / "a/config.yaml").exists()
-    os._exit(run(world, runs, "name=a", *(["resume=true"] if begun else []), *more))
+    death = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL))
+    death.daemon = True
+    if delay >= 0 and step is None:
+        death.start()
+    with before_step(step or -1, death.start):
+        os._exit(run(world, runs, "name=a", *(["resume=true"] if begun else []), *more))
 
 
 @pytest.mark.slow
@@ -41,17 +51,17 @@ def test_killed_at_random_moments_a_run_goes_on_bit_for_bit(
     world: Path, straight: Path, tmp_path: Path, workers: int
 ) -> None:
     more = (f"data.workers={workers}", "checkpoint.every_steps=2")
-    moments, fork = np.random.default_rng(workers), multiprocessing.get_context("fork")
+    random, fork = np.random.default_rng(workers), multiprocessing.get_context("fork")
+    moments = [(int(random.integers(2, 6)), random.uniform(0, 0.05)) for _ in range(4)]
+    moments[2:2] = [(None, random.uniform(0, 1)) for _ in range(2)]
     killed = 0
-    for _ in range(40):
-        process = fork.Process(target=attempt, args=(world, tmp_path, *more))
+    for step, delay in [*moments, (None, -1.0)]:
+        process = fork.Process(target=attempt, args=(world, tmp_path, step, delay, *more))
         process.start()
-        process.join(float(moments.uniform(0.3, 4.0)) if killed < 6 else None)
-        if not process.is_alive():
-            assert process.exitcode == 0
-            break
-        process.kill()
         process.join()
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL
         killed += 1
         for file in (tmp_path / "a/checkpoints").glob("step-*.pt"):
             load_checkpoint(file)  # complete, whenever it was

@@ -57,7 +57,7 @@ def read_offline(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _wait_for_end(path: Path, seconds: float = 60) -> None:
+def _wait_for_end(path: Path, seconds: float = 300) -> None:
     """Wait until W&B's own process has written the run's last record, which it does after `finish` returns."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
