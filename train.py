@@ -43,10 +43,10 @@ from eval.foreseen import check_measured
 from eval.meter import Meter
 from eval.metric import Metric, as_metrics
 from eval.provenance import write_provenance
-from eval.report import write_report
+from eval.report.run_page import write_report
+from eval.report.summary import summarise
 from eval.runner import Suite
 from eval.stopping import Stopper, write_outcome
-from eval.summary import summarise
 from eval.track import Tracker
 from models.accumulate import backward, check_accumulation
 from models.adapt import Lora, adapt

@@ -19,8 +19,11 @@ from balance.labels.annotate import Summary, annotate_shards
 from balance.labels.annotators import build_annotator
 from balance.labels.attributes import find_files, read_meta
 from balance.m4.cells import Cells
+from balance.m4.counting import count_parquet
+from balance.m4.explain import explain
 from balance.m4.moments import Moments, moments_of
 from balance.m4.plan import Plan
+from balance.m4.planfile import save_plan
 from balance.m4.problem import Problem
 from balance.m4.solve import solve
 from balance.m4.system import build_system
@@ -181,7 +184,7 @@ def prepare_balance(
         method, problem = _problem(balance, annotator.s_names)
         out = cache / annotator.fingerprint[:12]
         files = annotate_shards(shards, annotator, out, workers, progress, max_bad, report=report)
-    cells = Cells.from_parquet([str(file) for file in files])
+    cells = count_parquet([str(file) for file in files])
     _check_borne(cells, problem)
     if method == "none":
         system = build_system(cells, problem)
@@ -192,7 +195,7 @@ def prepare_balance(
         names = cells.s_names, cells.y_names
         return Balance(files, uniform_rates, int(cells.total), *names, cells.hash, before, before, None, known, notes)
     plan = solve(cells, problem, method=method)
-    notes += _left_alone(cells, plan) + plan.explain()
+    notes += _left_alone(cells, plan) + explain(plan)
     expected = int(cells.total * plan.kept.all)
     mode = balance.get("mode", "sample")
     digest = hashlib.sha256(f"{cells.hash} {plan.hash} {mode}".encode()).hexdigest()[:16]
@@ -226,7 +229,7 @@ def save_balance(balance: Balance, folder: Path) -> None:
     """Write the plan, if there is one, and `data.json` (the data before and after, for the report) into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     if balance.plan is not None:
-        balance.plan.save(folder)
+        save_plan(balance.plan, folder)
     inside = [
         {
             "attribute": attribute,

@@ -41,15 +41,15 @@ HELD_OUT = "held_out"
 
 # Where each kind is. A kind of one's own is given as `package.module:Class`.
 KINDS = {
-    "eat": "eval.eat:Eat",
-    "impressions": "eval.impressions:Impressions",
-    "portraits": "eval.portraits:Portraits",
-    "parity": "eval.parity:Parity",
-    "association": "eval.association:Association",
-    "zeroshot": "eval.zeroshot:ZeroShot",
-    "retrieval": "eval.retrieval:Retrieval",
-    "retrieval_bias": "eval.retrieval_bias:RetrievalBias",
-    "hypodescent": "eval.hypodescent:Hypodescent",
+    "eat": "eval.evaluators.eat:Eat",
+    "impressions": "eval.evaluators.impressions:Impressions",
+    "portraits": "eval.evaluators.portraits:Portraits",
+    "parity": "eval.evaluators.parity:Parity",
+    "association": "eval.evaluators.association:Association",
+    "zeroshot": "eval.evaluators.zeroshot:ZeroShot",
+    "retrieval": "eval.evaluators.retrieval:Retrieval",
+    "retrieval_bias": "eval.evaluators.retrieval_bias:RetrievalBias",
+    "hypodescent": "eval.evaluators.hypodescent:Hypodescent",
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from balance.files import write_whole
 from eval.metric import Metric, read_metrics
-from eval.rundata import by_name
+from eval.report.rundata import by_name
 from eval.wandb_mirror import WandbMirror
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from eval.rundata import RunData
+from eval.report.rundata import RunData
 
 # What two runs of one treatment may differ in, beside the seed.
 INCIDENTAL = ("name", "runs", "seed", "resume", "overwrite", "track", "device", "keep_checkpoints", "checkpoint")

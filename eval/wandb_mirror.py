@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from eval.metric import Metric
-from eval.rundata import direction_of
+from eval.report.rundata import direction_of
 
 SECONDS_TO_ANSWER = 3.0
 SECONDS_TO_FINISH = 60.0

@@ -30,7 +30,8 @@ from balance.intersections import intersections
 from balance.labels.annotate import annotate_shards
 from balance.labels.attributes import build_annotator
 from balance.m4.cells import Cells
-from balance.m4.plan import Plan
+from balance.m4.counting import count_parquet
+from balance.m4.planfile import load_plan
 from balance.stream.shards import expand_shards
 from conf.cli import compose
 from conf.command import run_command, split_options
@@ -91,7 +92,7 @@ def _label(overrides: list[str], options: dict[str, Any], out: Path) -> tuple[Ce
 
 
 def _cells(files: Any, options: dict[str, Any]) -> Cells:
-    return Cells.from_parquet(files, memory_limit=options["memory_limit"], threads=options["threads"])
+    return count_parquet(files, memory_limit=options["memory_limit"], threads=options["threads"])
 
 
 def _measure(cells: Cells, options: dict[str, Any], rates: Any = None, target: Any = None) -> DataBias:
@@ -109,7 +110,7 @@ def _audit(cells: Cells, options: dict[str, Any], out: Path, title: str) -> None
     plan, after, rates = None, None, None
     target: dict[str, float] | None = options["target"]
     if options["plan"]:
-        plan = Plan.load(str(options["plan"]))
+        plan = load_plan(str(options["plan"]))
         rates = plan.rates(cells.s, cells.y)
         target = {t.name: t.pi for t in plan.targets if t.name in cells.s_names} | (target or {})
         after = _measure(cells, options, rates, target)

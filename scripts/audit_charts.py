@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from balance.audit import DataBias
 from balance.intervals import Estimates
-from eval.charts import COLOURS, STYLE, to_svg
+from eval.report.charts import COLOURS, STYLE, to_svg
 
 Floats = NDArray[np.float64]
 ORANGE, BLUE = COLOURS[1], COLOURS[0]

@@ -13,8 +13,9 @@ from balance.files import write_whole
 from balance.intersections import Intersection
 from balance.intervals import Estimates
 from balance.m4.cells import Cells
+from balance.m4.explain import constraint_costs, explain
 from balance.m4.plan import Plan
-from eval.page import render_page
+from eval.report.page import render_page
 from scripts.audit_charts import Floats, bar_chart, heat_map, heat_map_rows, interval_chart, rate_chart
 
 FEW = 10
@@ -46,7 +47,7 @@ def write_page(
         before=before,
         after=after,
         cards=_cards(before, after, plan),
-        notes=[] if plan is None else plan.explain(),
+        notes=[] if plan is None else explain(plan),
         charts=[chart for chart in charts if chart],
         plan_charts=plan_charts,
         attributes=_attribute_rows(before, after),
@@ -170,7 +171,7 @@ def _plan_charts(plan: Plan, rates: Floats, after: DataBias, cells: Cells, top: 
     kept = sorted((row for row in kept if np.isfinite(row[1])), key=lambda row: row[1])[:top]
     if kept:
         charts.append(bar_chart("Concepts that lose most", kept, "mean rate", plan.kept.all))
-    costs = [row for row in plan.costs(top) if row[1] > 0]
+    costs = [row for row in constraint_costs(plan, top) if row[1] > 0]
     if costs:
         charts.append(bar_chart("Constraints that cost most", costs, "saved by 0.01 more tolerance"))
     return charts

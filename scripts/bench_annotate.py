@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from balance.errors import UserError
-from balance.labels.annotate import ShardTask, annotate_shard
+from balance.labels.annotate_shard import ShardTask, annotate_shard
 from balance.labels.attributes import build_annotator, read_meta
 from balance.labels.captions import CaptionSource
 from balance.stream.samples import parse_sample, read_shard

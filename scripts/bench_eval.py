@@ -25,9 +25,9 @@ import torch.nn.functional as F
 
 from balance.errors import UserError
 from conf.command import run_command, split_options
-from eval.eat import Eat
-from eval.eat_stimuli import read_definitions
-from eval.retrieval import best_ranks
+from eval.evaluators.eat import Eat
+from eval.evaluators.eat_stimuli import read_definitions
+from eval.evaluators.retrieval import best_ranks
 from eval.sets import EvalSet
 
 OPTIONS: dict[str, Any] = {

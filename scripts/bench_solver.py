@@ -27,6 +27,8 @@ import scipy.sparse as sp
 
 from balance import Cells, Plan, Problem, solve
 from balance.errors import UserError
+from balance.m4.counting import count_parquet
+from balance.m4.planfile import save_plan
 from conf.command import run_command
 from scripts.make_attribute_rows import draw_samples
 
@@ -127,12 +129,12 @@ def growth_rows(args: argparse.Namespace) -> None:
     sizes = [n for n in (1, 10, 100, 1000) if n < len(files)]
     for n in [*sizes, len(files)]:
         began = time.perf_counter()
-        cells = Cells.from_parquet(list(map(str, files[:n])), memory_limit=args.memory_limit, threads=args.threads)
+        cells = count_parquet(list(map(str, files[:n])), memory_limit=args.memory_limit, threads=args.threads)
         counted = time.perf_counter()
         plan = solve(cells, problem_for(cells, args.keep))
         solved = time.perf_counter()
         folder = tempfile.mkdtemp()
-        plan.save(folder)
+        save_plan(plan, folder)
         saved = time.perf_counter()
         shutil.rmtree(folder)
         steps = (counted - began, solved - counted, saved - solved, saved - began)

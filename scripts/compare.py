@@ -13,11 +13,11 @@ from rich.table import Table
 from balance.errors import UserError
 from balance.files import write_whole
 from conf.command import run_command
-from eval.page import format_interval, format_number
-from eval.report import render
-from eval.report_charts import headline_chart
-from eval.report_tables import headline_table
-from eval.rundata import RunData, load_run
+from eval.report.page import format_interval, format_number
+from eval.report.run_charts import headline_chart
+from eval.report.run_page import render
+from eval.report.run_tables import headline_table
+from eval.report.rundata import RunData, load_run
 from eval.treatments import paired_table
 
 

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from balance.errors import UserError
 from balance.files import write_whole
 from conf.command import run_command
-from eval.charts import COLOURS, STYLE, draw_metric, to_svg
-from eval.rundata import RunData, load_run
+from eval.report.charts import COLOURS, STYLE, draw_metric, to_svg
+from eval.report.rundata import RunData, load_run
 
 
 def main(arguments: list[str]) -> int:

@@ -22,8 +22,8 @@ from balance.files import write_whole
 from balance.progress import format_seconds
 from conf.command import run_command
 from eval.metric import read_metrics
-from eval.report import render
-from eval.rundata import by_name, load_run
+from eval.report.run_page import render
+from eval.report.rundata import by_name, load_run
 
 ROOT = Path(__file__).resolve().parent.parent
 TREATMENTS = {"unbalanced": "none", "balanced": "m4"}

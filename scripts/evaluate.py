@@ -29,8 +29,8 @@ from rich.table import Table
 from balance.files import write_whole
 from conf.build import create_model
 from conf.command import run_command, split_options
-from eval.page import format_interval, format_number
-from eval.suite_page import render_suite
+from eval.report.page import format_interval, format_number
+from eval.report.suite_page import render_suite
 from models.factory import check_model_name
 from models.precision import resolve_device
 from scripts.suite_tools import (

@@ -15,8 +15,8 @@ if __name__ == "__main__":  # the project's folder, whichever folder the command
 
 from balance.errors import UserError
 from conf.command import run_command, split_options
-from eval.card import rows_at, write_card
-from eval.rundata import RunData, load_run
+from eval.report.card import rows_at, write_card
+from eval.report.rundata import RunData, load_run
 from eval.wandb_mirror import WandbMirror
 from models.export import check_place, export
 from models.factory import create

@@ -21,6 +21,7 @@ if __name__ == "__main__":  # the project's folder, whichever folder the command
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from balance import Cells, Plan, Problem, solve
+from balance.m4.counting import count_parquet
 from balance.progress import ProgressLine
 from conf.command import run_command
 from scripts.solve import read_settings
@@ -100,7 +101,7 @@ def main(overrides: list[str]) -> None:
         balance.pop(key, None)
     problem = Problem.from_dict(balance)
     options: dict[str, Any] = {name: settings[name] for name in ("memory_limit", "threads", "bins")}
-    cells = Cells.from_parquet(settings["attributes"], temp_directory=settings["temp"], **options)
+    cells = count_parquet(settings["attributes"], temp_directory=settings["temp"], **options)
     keeps = np.round(np.linspace(0.1, min(1.0, problem.max_repeat), 10), 4).tolist()
     rows = sweep(cells, problem, keeps)
     out = Path(settings["out"])

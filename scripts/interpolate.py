@@ -29,8 +29,8 @@ from balance.progress import ProgressLine
 from balance.stream.shards import expand_shards
 from conf.command import run_command, split_options
 from eval.metric import read_metrics
-from eval.page import format_interval, format_number
-from eval.rundata import RunData, by_name, load_run
+from eval.report.page import format_interval, format_number
+from eval.report.rundata import RunData, by_name, load_run
 from eval.runner import Suite, build_suite
 from models.factory import ModelBundle, create
 from models.precision import resolve_device

@@ -23,8 +23,11 @@ from rich.console import Console
 from rich.table import Table
 from yaml import YAMLError
 
-from balance import Cells, Plan, Problem, solve
+from balance import Plan, Problem, solve
 from balance.errors import UserError
+from balance.m4.counting import count_parquet
+from balance.m4.explain import explain
+from balance.m4.planfile import save_plan
 from balance.m4.problem import suggest
 from conf.command import run_command
 
@@ -123,7 +126,7 @@ def main(overrides: list[str]) -> None:
         raise UserError("balance.method is none: choose balance=m4 to make a plan")
     problem = Problem.from_dict(balance)
     began = time.monotonic()
-    cells = Cells.from_parquet(
+    cells = count_parquet(
         settings["attributes"],
         memory_limit=settings["memory_limit"],
         threads=settings["threads"],
@@ -134,10 +137,10 @@ def main(overrides: list[str]) -> None:
     console.print(f"{cells.total:,.0f} samples in {len(cells):,} cells, counted in {counted - began:.1f} s")
     plan = solve(cells, problem, method, gap=settings["gap"])
     solved = time.monotonic()
-    plan.save(settings["out"])
+    save_plan(plan, settings["out"])
     saved = time.monotonic()
     console.print(describe(plan))
-    for sentence in plan.explain():
+    for sentence in explain(plan):
         console.print(f"- {sentence}")
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     console.print(

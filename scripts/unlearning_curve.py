@@ -13,9 +13,9 @@ import matplotlib
 
 from balance.errors import UserError
 from conf.command import run_command
-from eval.charts import COLOURS, draw_metric
 from eval.metric import read_metrics
-from eval.rundata import by_name
+from eval.report.charts import COLOURS, draw_metric
+from eval.report.rundata import by_name
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt

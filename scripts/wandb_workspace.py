@@ -10,7 +10,7 @@ from typing import Any
 
 from balance.errors import UserError
 from conf.command import run_command, split_options
-from eval.rundata import RunData, load_run
+from eval.report.rundata import RunData, load_run
 
 DEFAULTS = {"run": "", "entity": "", "project": "", "name": "Counterbalance", "dry_run": False}
 

@@ -36,8 +36,8 @@ from balance.progress import format_seconds
 from conf.command import run_command, split_options
 from conf.schema import Config
 from eval.pixels import KEEP_BYTES
+from eval.report.suite_page import render_suite
 from eval.runner import Suite
-from eval.suite_page import render_suite
 from models.factory import create
 from models.precision import resolve_device
 from models.start import find_start

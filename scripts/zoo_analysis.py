@@ -28,8 +28,8 @@ import pandas as pd
 from balance.errors import UserError
 from balance.files import write_whole
 from conf.command import run_command, split_options
-from eval.zoo_page import Analysis, render_analysis
-from eval.zoo_regression import (
+from eval.zoo.page import Analysis, render_analysis
+from eval.zoo.regression import (
     choose_tests,
     correlations,
     effects,

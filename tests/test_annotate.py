@@ -14,7 +14,8 @@ from hypothesis.extra import numpy as hnp
 
 import balance.labels.annotate
 from balance.errors import UserError
-from balance.labels.annotate import REPEATED, TRUNCATED, Summary, annotate_shards
+from balance.labels.annotate import Summary, annotate_shards
+from balance.labels.annotate_shard import REPEATED
 from balance.labels.attributes import (
     attribute_path,
     build_annotator,
@@ -25,6 +26,7 @@ from balance.labels.attributes import (
     unpack_concepts,
 )
 from balance.prepare import prepare_balance
+from balance.stream.samples import TRUNCATED
 from tests.shard_tools import picture, write_tar
 
 CAPTIONS: dict[str, Any] = {

@@ -25,6 +25,8 @@ from balance.intervals import (
 )
 from balance.labels.annotate import annotate_shards
 from balance.labels.attributes import build_annotator
+from balance.m4.counting import count_parquet
+from balance.m4.planfile import save_plan
 from scripts.audit import main
 from tests.shard_tools import write_tar
 
@@ -224,7 +226,7 @@ def run(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_command_before_and_after_a_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = annotated(tmp_path, 20)
-    solve(Cells.from_parquet(str(folder)), Problem(target={"woman": 0.5}, keep=0.6)).save(tmp_path / "plan")
+    save_plan(solve(count_parquet(str(folder)), Problem(target={"woman": 0.5}, keep=0.6)), tmp_path / "plan")
     main([str(folder), f"plan={tmp_path}/plan", f"out={tmp_path}/audit", "bootstrap=100"])
     assert "RB (woman)" in capsys.readouterr().out
     page = (tmp_path / "audit" / "audit.html").read_text()

@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 from balance import Cells
 from balance.errors import UserError
 from balance.labels.attributes import pack_concepts
-from balance.m4.counting import attribute_files
+from balance.m4.counting import attribute_files, count_parquet
 
 
 def test_equal_rows_are_merged() -> None:
@@ -124,9 +124,9 @@ def test_files_give_the_cells_of_their_arrays(tmp_path: Path, concepts: int) -> 
     names = {"s_names": ["woman", "age=old"], "y_names": [f"c{r}" for r in range(concepts)], "proxies": ["c0"]}
     write_rows(tmp_path / "a.parquet", s[:150], y[:150], names)
     write_rows(tmp_path / "b.parquet", s[150:], y[150:], names)
-    from_files = Cells.from_parquet(tmp_path)
+    from_files = count_parquet(tmp_path)
     assert from_files.hash == Cells.from_arrays(s, y, None, **names).hash
-    rounded = Cells.from_parquet(str(tmp_path / "*.parquet"), bins=4, threads=1, memory_limit="500MB")
+    rounded = count_parquet(str(tmp_path / "*.parquet"), bins=4, threads=1, memory_limit="500MB")
     expected = Cells.from_arrays(s, y, None, **names, bins=4)
     assert rounded.hash == expected.hash
     assert rounded.s_error == pytest.approx(expected.s_error, abs=1e-6)
@@ -142,10 +142,10 @@ def test_bad_files(tmp_path: Path) -> None:
         tmp_path / "b.parquet", np.zeros((3, 1), np.float32), np.ones((3, 1), np.uint8), names | {"y_names": ["d"]}
     )
     with pytest.raises(UserError, match="other attributes or concepts"):
-        Cells.from_parquet(tmp_path)
+        count_parquet(tmp_path)
     pq.write_table(pa.table({"x": [1]}), tmp_path / "b.parquet")
     with pytest.raises(UserError, match="no attribute file"):
-        Cells.from_parquet(tmp_path)
+        count_parquet(tmp_path)
     (tmp_path / "b.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match="not a readable parquet"):
-        Cells.from_parquet(tmp_path)
+        count_parquet(tmp_path)

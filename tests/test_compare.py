@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from balance.errors import UserError
-from eval.rundata import load_run
+from eval.report.rundata import load_run
 from eval.treatments import paired_table, treatments
 from scripts.compare import main
 from tests.made_run import make_run

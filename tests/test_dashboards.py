@@ -7,7 +7,7 @@ import yaml
 
 from balance.errors import UserError
 from conf.cli import compose
-from eval.rundata import load_run
+from eval.report.rundata import load_run
 from scripts.wandb_workspace import build, layout, main
 from tests.made_run import make_run
 

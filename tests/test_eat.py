@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from balance.errors import UserError
-from eval.eat import Eat
-from eval.eat_permutation import count_halves, half_sums, p_value, p_values
-from eval.eat_statistics import (
+from eval.evaluators.eat import Eat
+from eval.evaluators.eat_permutation import count_halves, half_sums, p_value, p_values
+from eval.evaluators.eat_statistics import (
     cosines,
     effect_interval,
     effect_size,
@@ -28,7 +28,7 @@ from eval.eat_statistics import (
     single_category,
     standardised_difference,
 )
-from eval.eat_stimuli import BUILT_IN, read_definitions, resolve, text_list
+from eval.evaluators.eat_stimuli import BUILT_IN, read_definitions, resolve, text_list
 from eval.metric import Metric
 from eval.runner import build_suite
 from eval.sets import EvalSet

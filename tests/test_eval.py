@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from balance.errors import UserError
-from eval.association import Association
-from eval.parity import Parity
-from eval.retrieval import Retrieval, best_ranks
+from eval.evaluators.association import Association
+from eval.evaluators.parity import Parity
+from eval.evaluators.retrieval import Retrieval, best_ranks
+from eval.evaluators.zeroshot import ZeroShot
 from eval.stats import bootstrap_means, clustered_interval, correlation_interval, mean_interval, statistic_interval
-from eval.zeroshot import ZeroShot
 from tests.made_features import Features, data, measure
 
 AXES = {"man": [1.0, 0.0], "woman": [0.0, 1.0]}
@@ -124,7 +124,7 @@ def test_a_caption_shared_by_two_pictures_matches_both() -> None:
 
 
 def test_ranks_equal_a_plain_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eval.retrieval.BLOCK_SCORES", 7 * 30)
+    monkeypatch.setattr("eval.evaluators.retrieval.BLOCK_SCORES", 7 * 30)
     rng = np.random.default_rng(1)
     queries, items = torch.tensor(rng.normal(size=(20, 4))), torch.tensor(rng.normal(size=(30, 4)))
     pairs = [(int(q), int(i)) for q in range(20) for i in rng.choice(30, 3, replace=False)]

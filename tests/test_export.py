@@ -15,7 +15,7 @@ import train
 from balance.errors import UserError
 from conf.cli import compose
 from eval.metric import read_metrics
-from eval.rundata import load_run
+from eval.report.rundata import load_run
 from models.checkpoint import list_checkpoints, load_checkpoint
 from models.export import export
 from models.factory import create

@@ -8,9 +8,9 @@ import pytest
 import train
 from balance.errors import UserError
 from conf.cli import compose
+from eval.evaluators.parity import Parity
 from eval.foreseen import check_measured
 from eval.metric import read_metrics
-from eval.parity import Parity
 from eval.runner import build_suite
 from eval.sets import MissingSet, load_set
 from eval.wording import labels_by_wording

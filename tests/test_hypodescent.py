@@ -7,7 +7,8 @@ import pytest
 from scipy.stats import pearsonr, skew
 
 from balance.errors import UserError
-from eval.hypodescent import Hypodescent, single_category
+from eval.evaluators.hypodescent import Hypodescent
+from eval.evaluators.hypodescent_measures import single_category
 from eval.options import stimuli
 from eval.sets import load_set
 from tests.made_features import Features, data, measure

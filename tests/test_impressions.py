@@ -11,18 +11,18 @@ import torch
 import yaml
 
 from balance.errors import UserError
-from eval.impressions import Impressions, similarities
-from eval.impressions_charts import dendrograms
-from eval.impressions_ratings import (
+from eval.evaluators.impressions import Impressions, similarities
+from eval.evaluators.impressions_charts import dendrograms
+from eval.evaluators.impressions_ratings import (
     built_in_attributes,
     mean_ratings,
     reliability_from_raw,
     reliability_from_table,
 )
-from eval.impressions_regression import paired_contrast, similarity_regression
-from eval.impressions_structure import correlation_matrix, frobenius_similarity, ward_clusters
+from eval.evaluators.impressions_regression import paired_contrast, similarity_regression
+from eval.evaluators.impressions_structure import correlation_matrix, frobenius_similarity, ward_clusters
+from eval.evaluators.portraits import Portraits, f1_interval, predict
 from eval.metric import Metric
-from eval.portraits import Portraits, f1_interval, predict
 from eval.runner import build_suite
 from eval.sets import EvalSet
 from models.factory import create

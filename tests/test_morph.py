@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from balance.errors import UserError
+from eval.evaluators.morph_series import find_groups
 from eval.morph import morph, read_landmarks, step_shares
-from eval.morph_series import find_groups
 from eval.sets import load_set
 from scripts.make_morphs import main
 

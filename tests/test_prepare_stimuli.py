@@ -13,10 +13,10 @@ from PIL import Image
 
 from balance.errors import UserError
 from conf.cli import compose
-from eval.hypodescent import Hypodescent
-from eval.retrieval import Retrieval
+from eval.evaluators.hypodescent import Hypodescent
+from eval.evaluators.retrieval import Retrieval
+from eval.evaluators.zeroshot import ZeroShot
 from eval.sets import EvalSet, MissingSet, load_set
-from eval.zeroshot import ZeroShot
 from scripts.prepare_stimuli import SOURCES, main
 from scripts.stimuli_plan import write
 from tests.tiny import picture

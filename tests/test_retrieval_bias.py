@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balance.errors import UserError
+from eval.evaluators.retrieval_bias import RetrievalBias, ranking_bias
 from eval.options import stimuli
-from eval.retrieval_bias import RetrievalBias, ranking_bias
 from tests.made_features import Features, data, measure
 
 
@@ -64,7 +64,7 @@ def test_both_measures_equal_a_plain_loop(ranked: list[int], k: int) -> None:
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     ranked = np.random.default_rng(0).permuted(np.tile(np.arange(30) % 3, (20, 1)), axis=1)
     whole = ranking_bias(ranked, 3, [5, 10])
-    monkeypatch.setattr("eval.retrieval_bias.BLOCK_CELLS", 200)
+    monkeypatch.setattr("eval.evaluators.retrieval_bias.BLOCK_CELLS", 200)
     parts = ranking_bias(ranked, 3, [5, 10])
     assert all(np.allclose(whole[name], parts[name], rtol=1e-12) for name in whole)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from balance import Plan
+from balance.m4.planfile import load_plan
 
 
 def command(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -37,7 +37,7 @@ def test_files_to_plan(root: Path, rows: Path, settings: Path, tmp_path: Path) -
     group = f"balance={settings}"
     done = command(root, "scripts/solve.py", f"attributes={rows}", f"out={out}", group, "balance.keep=0.4", "threads=1")
     assert done.returncode == 0, done.stderr
-    plan = Plan.load(out)
+    plan = load_plan(out)
     assert plan.keep == 0.4
     assert plan.cells.total == 4000
     assert plan.gap <= 1e-6

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from balance import Cells, Problem, solve
+from balance import Problem, solve
 from balance.errors import UserError
 from balance.labels.annotate import annotate_shards
 from balance.labels.annotators import build_annotator
 from balance.labels.attributes import read_attributes
+from balance.m4.counting import count_parquet
 from balance.stream import balanced as stream
 from balance.stream.balanced import BalancedStream, Batch, StreamConfig, shuffled, uniform_rates
 from balance.stream.samples import RawSample
@@ -27,7 +28,7 @@ class Data:
     def __init__(self, folder: Path, sizes: list[int], **problem: Any) -> None:
         self.shards = people_shards(folder, sizes)
         self.files = annotate_shards(self.shards, build_annotator(ATTRIBUTES), folder / "attributes", progress=False)
-        cells = Cells.from_parquet([str(file) for file in self.files])
+        cells = count_parquet([str(file) for file in self.files])
         self.plan = solve(cells, Problem(**{"target": {"woman": 0.5}, "keep": "auto", "max_repeat": 2.0, **problem}))
 
     def stream(self, rates: Any = None, **options: Any) -> BalancedStream:

@@ -20,9 +20,9 @@ from eval.embed import Embedder
 from eval.features import FeatureTable, content_key
 from eval.metric import Metric
 from eval.pixels import Pixels
+from eval.report.suite_page import families, render_suite
 from eval.runner import build_suite
 from eval.sets import EvalSet, load_set
-from eval.suite_page import families, render_suite
 from models.factory import ModelBundle, create
 from scripts import evaluate
 from scripts.suite_tools import compose_suite, load_suite

@@ -17,7 +17,7 @@ from balance.errors import UserError
 from conf.cli import compose
 from conf.run import resume_command
 from eval.metric import read_metrics
-from eval.summary import summarise
+from eval.report.summary import summarise
 from models.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from models.keeper import best_checkpoint
 from tests.launching import MODEL, measured, run, tiny_overrides

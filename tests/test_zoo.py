@@ -13,9 +13,9 @@ import torch
 import yaml
 
 from balance.errors import UserError
-from eval.eat_stimuli import read_definitions
+from eval.evaluators.eat_stimuli import read_definitions
 from eval.options import stimuli
-from eval.zoo_regression import choose_tests, correlations, effects, impressions_model, matched_contrasts, mixed_model
+from eval.zoo.regression import choose_tests, correlations, effects, impressions_model, matched_contrasts, mixed_model
 from models.checkpoint import save_checkpoint
 from models.factory import create
 from scripts import zoo, zoo_analysis

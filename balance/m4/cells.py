@@ -94,13 +94,6 @@ class Cells:
         s_array, y_matrix, weights = _merge_rows(s_array, y_matrix, weights)
         return cls(s_array, y_matrix, weights, names_s, names_y, tuple(proxies), bins, s_error)
 
-    @classmethod
-    def from_parquet(cls, files: str | Sequence[str], **options: Any) -> Cells:
-        """Count the patterns in attribute files with DuckDB, out of core: see `balance.m4.counting.count_parquet`."""
-        from balance.m4.counting import count_parquet
-
-        return count_parquet(files, **options)
-
     def __len__(self) -> int:
         return self.counts.size
 

@@ -6,7 +6,6 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,14 +13,15 @@ import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
 
 from balance.errors import UserError
+from balance.m4.autokeep import largest_rate
 from balance.m4.cells import Cells, fingerprint_rows, round_s
 from balance.m4.certificate import Certificate, certify_rates
-from balance.m4.explain import Violation, explain, find_violations
 from balance.m4.moments import Moments, effective_per_epoch, effective_sample_size, moments_of
 from balance.m4.problem import Problem
 from balance.m4.rates import Rates
 from balance.m4.system import System, build_system, utility_of
 from balance.m4.targets import Target, product_columns
+from balance.m4.violations import Violation, find_violations
 
 Floats = NDArray[np.float64]
 
@@ -172,26 +172,8 @@ class Plan:
     @cached_property
     def attainable_rate(self) -> float:
         """The largest keep rate at which every constraint would hold; 0 where there is none."""
-        from balance.m4.autokeep import largest_rate
-
         system = build_system(self.cells, self.problem)
         return largest_rate(system, self.problem.max_repeat, np.ones(system.size, bool)).low
-
-    def explain(self) -> list[str]:
-        """What does not hold, by how much, and what would help; empty where all holds."""
-        sentences = explain(self)
-        if not self.gap <= self.wanted_gap and self.method != "stochastic":
-            sentences.append(
-                f"The plan is not certified: its relative gap is {self.gap:.1e}, more than {self.wanted_gap:.1e}; "
-                "the rates are still feasible, and cost at most that share more than the best ones."
-            )
-        return sentences
-
-    def costs(self, top: int = 10) -> list[tuple[str, float]]:
-        """The constraints that cost most: (name, eps v_j dE/d eps), what 0.01 more tolerance would save."""
-        from balance.m4.explain import constraint_costs
-
-        return constraint_costs(self, top)
 
     def check(self) -> Certificate:
         """Recompute the certificate from the data.
@@ -246,23 +228,6 @@ class Plan:
             "grouping_error": self.cells.s_error,
         }
         return values
-
-    def save(self, folder: str | Path) -> Path:
-        """Write `plan.json` and `cells.parquet`; a folder with `plan.json` is complete."""
-        from balance.m4.planfile import save_plan
-
-        return save_plan(self, Path(folder))
-
-    @classmethod
-    def load(cls, folder: str | Path) -> Plan:
-        """Read a saved plan, and check its certificate against its cells.
-
-        Raises:
-            UserError: the folder holds no plan, or the plan is corrupted.
-        """
-        from balance.m4.planfile import load_plan
-
-        return load_plan(Path(folder))
 
     def prices_for(self, system: System) -> Floats:
         """(J,) this plan's prices in the order of another system over the same names; 0 where it has none."""

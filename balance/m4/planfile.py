@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,19 +16,19 @@ from numpy.typing import NDArray
 from balance.errors import UserError
 from balance.files import whole_file
 from balance.m4.cells import Cells
+from balance.m4.explain import explain
+from balance.m4.plan import Plan, make_plan
 from balance.m4.problem import Problem
 from balance.m4.rates import Rates
 from balance.m4.system import build_system
-
-if TYPE_CHECKING:
-    from balance.m4.plan import Plan
 
 Floats = NDArray[np.float64]
 VERSION = 1
 
 
-def save_plan(plan: Plan, folder: Path) -> Path:
+def save_plan(plan: Plan, folder: str | Path) -> Path:
     """Write the plan; `plan.json` comes last, so that its presence means that the folder is whole."""
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "plan.json").unlink(missing_ok=True)
     table = cells_table(plan.cells, {"q": plan.q, **_given_arrays(plan.problem)})
@@ -65,14 +65,17 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "before": plan.before.to_dict(),
         "after": plan.after.to_dict(),
         "kept_concepts": {k: None if np.isnan(v) else v for k, v in plan.kept.concepts.items()},
-        "explanation": plan.explain(),
+        "explanation": explain(plan),
     }
 
 
-def load_plan(folder: Path) -> Plan:
-    """Read a plan, rebuild what follows from it, and compare with what was stored."""
-    from balance.m4.plan import make_plan
+def load_plan(folder: str | Path) -> Plan:
+    """Read a plan, rebuild what follows from it, and compare with what was stored.
 
+    Raises:
+        UserError: the folder holds no plan, or the plan is corrupted.
+    """
+    folder = Path(folder)
     file = folder / "plan.json"
     if not file.is_file():
         raise UserError(f"{folder} holds no plan.json: make a plan with scripts/solve.py, or name another folder")

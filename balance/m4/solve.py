@@ -51,7 +51,7 @@ def solve(
         **options: passed on to the reference and the stochastic method.
 
     Returns:
-        The plan. A gap that was not reached is not an error: it is in `plan.gap`, and `plan.explain()` says so.
+        The plan. A gap that was not reached is not an error: it is in `plan.gap`, and `balance.m4.explain` says so.
 
     Raises:
         UserError: the problem does not fit the data, or the method is unknown.

@@ -21,18 +21,18 @@ from scipy import stats
 
 from balance.errors import UserError
 from eval.embed import Embedder
-from eval.impressions_charts import dendrograms
-from eval.impressions_ratings import (
+from eval.evaluators.impressions_charts import dendrograms
+from eval.evaluators.impressions_ratings import (
     Attribute,
     built_in_attributes,
     mean_ratings,
     reliability_from_raw,
     reliability_from_table,
 )
-from eval.impressions_structure import correlation_matrix, frobenius_similarity, ward_clusters
+from eval.evaluators.impressions_structure import correlation_matrix, frobenius_similarity, ward_clusters
 from eval.metric import Metric
 from eval.options import options
-from eval.page import format_number
+from eval.report.page import format_number
 from eval.sets import EvalSet
 from eval.stats import Floats, percentile_interval
 

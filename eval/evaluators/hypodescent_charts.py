@@ -1,17 +1,13 @@
 """Curves along morph series, for a suite's page."""
 
-from typing import TYPE_CHECKING
-
-from eval.charts import line_chart
-
-if TYPE_CHECKING:
-    from eval.hypodescent import GroupMeasures
+from eval.evaluators.hypodescent_measures import GroupMeasures
+from eval.report.charts import line_chart
 
 X_LABEL = "share of the minority face, %"
 MIDDLE = [(50.0, "equal shares")]
 
 
-def draw(measured: "list[GroupMeasures]") -> dict[str, str]:
+def draw(measured: list[GroupMeasures]) -> dict[str, str]:
     """Title -> SVG: the minority label's share, valence, and each group's cosines with the labels."""
     shares = [
         {

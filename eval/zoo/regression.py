@@ -2,7 +2,7 @@
 
 Source: Ghate et al., *Intrinsic Bias is Predicted by Pretraining Data and Correlates with Downstream Performance in
 Vision-Language Encoders* (NAACL 2025), whose mixed model and correlations these are; the contrast of scales is that of
-the work on facial impressions in `eval.impressions`.
+the work on facial impressions in `eval.evaluators.impressions`.
 """
 
 import re
@@ -18,8 +18,8 @@ from scipy.stats import pearsonr, wilcoxon
 
 from balance.errors import UserError
 from balance.intervals import adjust_p_values
-from eval.eat_stimuli import BUILT_IN, read_definitions
-from eval.impressions_regression import paired_contrast, similarity_regression
+from eval.evaluators.eat_stimuli import BUILT_IN, read_definitions
+from eval.evaluators.impressions_regression import paired_contrast, similarity_regression
 from eval.options import stimuli
 
 FEWEST_MODELS = 4  # for a correlation: below it Fisher's interval does not exist

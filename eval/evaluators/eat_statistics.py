@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from balance.errors import UserError
-from eval.eat_permutation import p_value
+from eval.evaluators.eat_permutation import p_value
 from eval.stats import Floats, percentile_interval
 
 

@@ -9,7 +9,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render_page(template: str, **values: Any) -> str:
-    """A page of `eval/templates/` (which extends `base.html`) with its values filled in.
+    """A page of `eval/report/templates/` (which extends `base.html`) with its values filled in.
 
     In a template `x | number` shows a figure with three decimals or significant digits, `x | interval` the ends of a
     metric's 95 % interval. A value that is missing is an error.

@@ -7,9 +7,9 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from eval.charts import COLOURS, forest_chart, to_svg
-from eval.page import render_page
-from eval.zoo_regression import Fit
+from eval.report.charts import COLOURS, forest_chart, to_svg
+from eval.report.page import render_page
+from eval.zoo.regression import Fit
 
 MOST = 30  # rows of a chart
 COLUMNS = ("dataset", "dataset_size", "architecture_family", "parameters", "loss", "balance", "seed")

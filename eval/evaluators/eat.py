@@ -1,8 +1,8 @@
 """Embedding association tests: WEAT and SEAT on texts, iEAT on pictures, and across the two.
 
 Whether targets X (flowers) lie nearer to attributes A (pleasant) than to B (unpleasant), compared with targets Y
-(insects): the effect size d, its interval and a permutation p-value. Sources: see `eval/eat_statistics.py` for the
-statistics and `conf/stimuli/eat/` for the tests.
+(insects): the effect size d, its interval and a permutation p-value. Sources: see `eval/evaluators/eat_statistics.py`
+for the statistics and `conf/stimuli/eat/` for the tests.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balance.errors import UserError
-from eval.charts import forest_chart
-from eval.eat_permutation import p_values
-from eval.eat_statistics import (
+from eval.embed import Embedder
+from eval.evaluators.eat_permutation import p_values
+from eval.evaluators.eat_statistics import (
     Cosines,
     cosines,
     effect_interval,
@@ -26,11 +26,11 @@ from eval.eat_statistics import (
     single_category,
     standardised_difference,
 )
-from eval.eat_stimuli import MissingStimuli, Stimuli, Test, read_definitions, resolve
-from eval.embed import Embedder
+from eval.evaluators.eat_stimuli import MissingStimuli, Stimuli, Test, read_definitions, resolve
 from eval.metric import Metric
 from eval.options import options
-from eval.page import format_number
+from eval.report.charts import forest_chart
+from eval.report.page import format_number
 from eval.sets import EvalSet
 from eval.stats import Floats, mean_interval
 

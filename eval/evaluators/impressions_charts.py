@@ -6,7 +6,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from scipy.cluster import hierarchy
 
-from eval.charts import COLOURS, STYLE, to_svg
+from eval.report.charts import COLOURS, STYLE, to_svg
 from eval.stats import Floats
 
 

@@ -4,8 +4,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from eval.report_charts import label_of
-from eval.rundata import Row, RunData
+from eval.report.run_charts import label_of
+from eval.report.rundata import Row, RunData
 
 
 def headline_table(runs: Sequence[RunData]) -> list[dict[str, Any]]:

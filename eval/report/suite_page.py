@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from eval.charts import forest_chart
-from eval.page import render_page
+from eval.report.charts import forest_chart
+from eval.report.page import render_page
 
 Row = dict[str, Any]
 FEWEST, MOST = 3, 40  # members of a family that make a chart

@@ -45,7 +45,7 @@ def find_groups(name: str, config: Mapping[str, Any], data: EvalSet) -> list[Mor
 
     Args:
         name: the evaluator's, for messages.
-        config: `group`, `minority`, `series`, `step`, `steps` as in `eval.hypodescent.Hypodescent`.
+        config: `group`, `minority`, `series`, `step`, `steps` as in `eval.evaluators.hypodescent.Hypodescent`.
         data: the set.
 
     Raises:

@@ -13,9 +13,9 @@ import numpy as np
 
 from balance.errors import UserError
 from eval.embed import Embedder
-from eval.impressions import spearman
-from eval.impressions_ratings import Attribute, built_in_attributes, mean_ratings
-from eval.impressions_regression import paired_contrast
+from eval.evaluators.impressions import spearman
+from eval.evaluators.impressions_ratings import Attribute, built_in_attributes, mean_ratings
+from eval.evaluators.impressions_regression import paired_contrast
 from eval.metric import Metric
 from eval.options import options
 from eval.sets import EvalSet

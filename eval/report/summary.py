@@ -6,8 +6,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from eval.report_tables import headline_table
-from eval.rundata import Row, load_run
+from eval.report.run_tables import headline_table
+from eval.report.rundata import Row, load_run
 
 
 def summarise(folder: Path) -> str:

@@ -10,10 +10,10 @@ import yaml
 
 from balance.errors import UserError
 from balance.files import write_whole
-from eval import report_charts as charts
-from eval.page import render_page
-from eval.report_tables import all_metrics, answer, concept_table, headline_table
-from eval.rundata import RunData, load_run
+from eval.report import run_charts as charts
+from eval.report.page import render_page
+from eval.report.run_tables import all_metrics, answer, concept_table, headline_table
+from eval.report.rundata import RunData, load_run
 
 
 def write_report(folder: Path, figures: dict[str, str] | None = None) -> Path:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from eval.page import format_number
-from eval.rundata import Row, RunData
+from eval.report.page import format_number
+from eval.report.rundata import Row, RunData
 
 TASKS = {"retrieval": ("zero-shot-retrieval", "Zero-shot retrieval")}
 ZERO_SHOT = ("zero-shot-image-classification", "Zero-shot image classification")

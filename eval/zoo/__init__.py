@@ -1,0 +1,1 @@
+"""What many models tell together: regressions over a zoo, and its page."""
