@@ -67,6 +67,7 @@ def _write(bundle: ModelBundle, folder: Path, card: str) -> None:
     config = {"model_cfg": model, "preprocess_cfg": preprocessing(bundle.config["preprocess_cfg"])}
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(card, encoding="utf-8")
+    shutil.copymode(folder / CONFIG_FILE, folder / WEIGHT_FILES[0])  # safetensors lets the owner alone read its files
 
 
 def _save_tokenizer(tokenizer: Any, folder: Path) -> None:

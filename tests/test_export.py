@@ -63,6 +63,7 @@ def test_open_clip_loads_what_is_exported_and_finds_the_same_features(loss: str,
     assert torch.equal(model.encode_text(tokenizer(texts)), ours.model.encode_text(ours.tokenizer(texts)))  # type: ignore[operator]
     for scalar in ("logit_scale", "logit_bias") if loss == "siglip" else ("logit_scale",):
         assert torch.equal(model.state_dict()[scalar], ours.model.state_dict()[scalar])
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # whoever may read one file may read all
     _, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     assert tuple(map(tuple, (transform.transforms[-1].mean, transform.transforms[-1].std))) == (ours.mean, ours.std)
     assert [str(t) for t in transform.transforms[: len(ours.resize.transforms)]] == [  # type: ignore[attr-defined]

