@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from balance.errors import UserError
 from balance.files import whole_file
@@ -96,7 +96,7 @@ def write_features(url: str, encoder: Encoder, path: Path, line: ProgressLine | 
         "keys": torch.from_numpy(np.frombuffer(json.dumps(keys).encode(), np.uint8).copy()),
     }
     with whole_file(path, shared=True) as part:
-        save_file(tensors, part, metadata=_facts(url, encoder))
+        part.write_bytes(save(tensors, _facts(url, encoder)))  # `save_file` lets the owner alone read
 
 
 def _blocks(url: str) -> Iterator[list[Sample]]:
