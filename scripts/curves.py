@@ -5,6 +5,7 @@
 unlearns, held against its targets and bounds, is drawn by unlearning_curve.py.
 """
 
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def draw(runs: list[RunData], labels: list[str], metrics: list[str], given: dict
         figure = Figure(figsize=(3.9 * len(metrics), 3.1))
         panels: Any = figure.subplots(1, len(metrics), squeeze=False)[0]
         for axes, metric in zip(panels, metrics, strict=True):
-            for run, label, colour in zip(runs, labels, COLOURS, strict=False):
+            for run, label, colour in zip(runs, labels, cycle(COLOURS), strict=False):
                 _line(axes, run, label, metric, colour)
             axes.set_title(metric.replace("/", ": ").replace("_", " "), loc="left", fontsize=9)
             axes.set_xlabel("samples seen")

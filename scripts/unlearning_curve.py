@@ -7,6 +7,7 @@ python scripts/unlearning_curve.py runs/demo-unlearn --out docs/images/unlearnin
 
 import argparse
 import json
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib
@@ -34,7 +35,7 @@ def main(arguments: list[str]) -> int:
     figure, panels = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     limits = {"bias": outcome["targets"], "quality": outcome["quality"]}
     for panel, (title, wanted) in zip(panels, limits.items(), strict=True):
-        for colour, (name, limit) in zip(COLOURS, wanted.items(), strict=False):
+        for colour, (name, limit) in zip(cycle(COLOURS), wanted.items(), strict=False):
             draw_metric(panel, series[name], colour, name)
             level = limit if title == "bias" else series[name][0]["value"] - limit
             panel.axhline(level, color=colour, linestyle=":", linewidth=1)

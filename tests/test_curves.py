@@ -42,6 +42,12 @@ def test_a_line_per_run(tmp_path: Path) -> None:
         curves.main([*runs, "metrics=[rb/mean_parity]", "labels=[a]"])
 
 
+def test_runs_beyond_the_last_colour_are_drawn_too(tmp_path: Path) -> None:
+    runs = [str(run_folder(tmp_path, f"run{number}")) for number in range(9)]
+    curves.main([*runs, "metrics=[rb/mean_parity]", f"out={tmp_path / 'x.svg'}"])
+    assert "run8" in (tmp_path / "x.svg").read_text()
+
+
 def test_an_unlearning_run_with_its_targets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, out = run_folder(tmp_path, "one"), tmp_path / "pictures/x.svg"
     with pytest.raises(UserError, match=r"There is no .*outcome\.json"):
