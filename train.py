@@ -276,7 +276,8 @@ def prepare(
 def train_step(run: Training, batch: Batch) -> torch.Tensor:
     """One step: forward, contrastive loss in float32, backward, clip, update; the loss."""
     accelerator, device, optim = run.accelerator, run.accelerator.device, run.config.optim
-    images, tokens = (part.to(device, non_blocking=True) for part in (batch.images, batch.tokens))
+    given = (batch.images, run.bundle.trim(batch.tokens))
+    images, tokens = (part.to(device, non_blocking=True) for part in given)
     with attention(device):
         value = backward(
             accelerator, run.model, run.loss, images, tokens, batch.weights, optim.accumulate, run.bundle.normalise

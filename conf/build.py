@@ -98,6 +98,7 @@ def create_model(wanted: ModelConfig, device: torch.device, load: bool = True) -
         wanted.init_from if load else None,
         wanted.image_size,
         load,
+        wanted.trim_text,
     )
 
 

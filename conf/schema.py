@@ -35,6 +35,7 @@ class ModelConfig:
     loss: str | None = None  # clip or siglip; by default what the model is made for
     context_length: int | None = None  # tokens per text, if other than the model's own
     image_size: int | None = None  # pixels, if other than the model's own
+    trim_text: bool = True  # leave out the padding behind the captions of a batch, where that changes nothing
     freeze: dict[str, Any] = field(default_factory=dict)  # tower (image, text) -> all, or how many last blocks train
     lora: dict[str, Any] | None = None  # rank, alpha, dropout, targets of low-rank adapters
     ema: float | None = None  # decay of a running average of the weights

@@ -126,7 +126,7 @@ class Embedder:
                 if mine:
                     tokens = self.bundle.tokenizer(list(mine))
                     self._note_truncated(mine, tokens)
-                    features = self.model.encode_text(tokens.to(self.device))
+                    features = self.model.encode_text(self.bundle.trim(tokens).to(self.device))
                 whole = self._gather(features, len(part))
                 self._check(whole, "text", part)
                 self._add("texts", [content_key(text.encode()) for text in part], whole)

@@ -27,6 +27,7 @@ from models.start import (
     tag_facts,
     take_architecture,
 )
+from models.texts import take_any_length, trim
 from models.weights import fit_weights, one_line, read_weights
 
 Tokenizer = Callable[[list[str]], torch.Tensor]
@@ -45,6 +46,7 @@ class ModelBundle:
         resize: open_clip's evaluation transform up to, but without, conversion to float: a picture in, a picture out.
         config: the open_clip configuration (`model_cfg`, `preprocess_cfg`), enough to build the model again.
         loss: "clip" or "siglip".
+        trims: whether padding behind the texts of a batch may be left out (`trim`).
         notes: what had to be adjusted to fit the weights in, a sentence each.
     """
 
@@ -56,6 +58,7 @@ class ModelBundle:
     resize: Callable[[Image.Image], Image.Image]
     config: dict[str, Any]
     loss: str
+    trims: bool = False
     notes: list[str] = field(default_factory=list)
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -68,6 +71,10 @@ class ModelBundle:
         mean = 255 * torch.tensor(self.mean, device=pixels.device).view(1, 3, 1, 1)
         std = 255 * torch.tensor(self.std, device=pixels.device).view(1, 3, 1, 1)
         return pixels.float().sub_(mean).div_(std)  # in place: each copy of a batch costs more than the arithmetic
+
+    def trim(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Token ids (n, context_length) without what stands behind the longest text, where that changes nothing."""
+        return trim(tokens) if self.trims else tokens
 
 
 @contextlib.contextmanager
@@ -129,6 +136,7 @@ def create(
     init_from: str | None = None,
     image_size: int | None = None,
     load: bool = True,
+    trim_text: bool = True,
 ) -> ModelBundle:
     """Build a model.
 
@@ -143,6 +151,7 @@ def create(
         device: where the model goes.
         init_from: weights from anywhere, see `models.start`.
         image_size: pictures of another size than the model's own, in pixels.
+        trim_text: leave out the padding behind the texts of a batch, where that changes nothing.
         load: False leaves `pretrained` and `init_from` unread but for the architecture, for weights that come later.
 
     Raises:
@@ -214,6 +223,7 @@ def create(
             "preprocess_cfg": model.visual.preprocess_cfg,
         },
         loss=kind,
+        trims=trim_text and take_any_length(model),
         notes=notes,
     )
 

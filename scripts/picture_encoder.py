@@ -54,7 +54,7 @@ class OpenClipEncoder:
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Texts to (n, d) unit vectors."""
-        tokens = self._bundle.tokenizer(list(texts)).to(self._device)
+        tokens = self._bundle.trim(self._bundle.tokenizer(list(texts))).to(self._device)
         with self._autocast():
             features = self._bundle.model.encode_text(tokens, normalize=True)  # type: ignore[operator]
         self._width = features.shape[1]
