@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-# Texts are cut to few lengths, since kernels are chosen, and compiled, for each anew.
+# Few lengths, since kernels are chosen for each anew; torch.compile makes one graph for all of them after the first.
 SHORTEST, STEP = 24, 8
 
 

@@ -273,4 +273,4 @@ def test_compiling_changes_no_name_of_a_weight(world: Path, tmp_path: Path, monk
     compiled = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **kwargs: compiled.append(type(self).__name__))
     assert run(world, tmp_path, "name=fast", "compile=true") == 0
-    assert compiled == ["CLIP"]
+    assert compiled == ["AnyLengthCLIP"]
