@@ -231,13 +231,14 @@ def compose(overrides: list[str], config_name: str = "train") -> Config:
 def stored_config(overrides: list[str]) -> Config | None:
     """The configuration of the run that `name=... resume=true` goes on with; None for any other command.
 
-    Keys that are given besides replace the run's own. A command that chooses from a group (`data=wds`) is a whole one.
+    Keys that are given besides replace the run's own. A command that chooses from a group (`data=wds`), adds
+    or removes a key is a whole one.
 
     Raises:
         UserError: the run was not begun, so that its configuration is not known; it can't be read; or an unknown key.
     """
     given = dict(override.split("=", 1) for override in overrides if "=" in override)
-    whole = any(key in groups() or key[:1] in "+~" for key in given)
+    whole = any(word[:1] in "+~" or word.partition("=")[0] in groups() for word in overrides)
     if whole or given.get("resume") != "true" or "name" not in given:
         return None
     folder = Path(given.get("runs", "runs")) / given["name"]

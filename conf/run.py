@@ -35,7 +35,7 @@ def check_run(config: Config) -> None:
             settings of the demo's data are combined with other shards.
     """
     data = config.data
-    if data.name == "demo" and isinstance(data.train, str) and not data.train.startswith(str(data.root)):
+    if data.name == "demo" and isinstance(data.train, str) and not _lies_in(data.train, str(data.root)):
         raise UserError(
             f"data.train={data.train} with the demo's settings: for shards of your own add data=wds, and "
             "attributes=captions to read attributes off their captions."
@@ -57,6 +57,10 @@ def check_run(config: Config) -> None:
         )
 
 
+def _lies_in(path: str, folder: str) -> bool:
+    return Path(path).absolute().is_relative_to(Path(folder).absolute())
+
+
 def not_begun(folder: Path) -> bool:
     """Whether a folder is that of a run which was killed before its configuration was written.
 
@@ -72,7 +76,7 @@ def created_folder(config: Config, name: str, first: bool) -> Iterator[Path]:
     """The run's folder while the run is prepared, with `config.yaml` where there was none.
 
     If bad input keeps the run from beginning, what was written is taken back, so that the corrected command may have
-    the name; and a run that was to be overwritten stays.
+    the name; and a run that was to be overwritten stays, whatever happens.
 
     Args:
         config: of the run.
@@ -83,7 +87,8 @@ def created_folder(config: Config, name: str, first: bool) -> Iterator[Path]:
     if not first:
         yield folder
         return
-    if config.overwrite and not config.resume and folder.exists():
+    overwrites = config.overwrite and not config.resume and folder.exists()
+    if overwrites:
         shutil.rmtree(aside, ignore_errors=True)
         folder.rename(aside)
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
@@ -92,17 +97,19 @@ def created_folder(config: Config, name: str, first: bool) -> Iterator[Path]:
         write_config(config, name, folder)
     try:
         yield folder
-    except UserError:
-        if "config.yaml" not in there:
-            for path in folder.iterdir():
+    except BaseException as error:
+        # What Ctrl-C stopped here can be gone on with, unless a run would be lost by it.
+        if overwrites or (isinstance(error, UserError) and "config.yaml" not in there):
+            for path in list(folder.iterdir()):
                 if path.name not in there:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
             if not there:
                 folder.rmdir()
-        if aside.exists():
+        if overwrites:
             aside.rename(folder)
         raise
-    shutil.rmtree(aside, ignore_errors=True)
+    if overwrites:
+        shutil.rmtree(aside)
 
 
 def resume_command(config: Config) -> str:

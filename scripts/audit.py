@@ -87,7 +87,8 @@ def _label(overrides: list[str], options: dict[str, Any], out: Path) -> tuple[Ce
         report=lambda summary: print("\n".join(summary.lines())),
     )  # fmt: skip
     named = config.data.train
-    title = named if isinstance(named, str) else f"{shards[0]} and {len(shards) - 1} more"
+    more = f" and {len(shards) - 1} more" if len(shards) > 1 else ""
+    title = named if isinstance(named, str) else f"{shards[0]}{more}"
     return _cells([str(path) for path in files], options), title
 
 

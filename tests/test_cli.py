@@ -1,6 +1,7 @@
 """The command line: brace patterns as typed, unknown names answered with the nearest, types checked."""
 
 import sys
+from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -71,7 +72,10 @@ def test_names_of_choices_are_not_suggested() -> None:
 def test_shards_of_ones_own_are_not_read_by_the_settings_of_the_demo() -> None:
     with pytest.raises(UserError, match=r"data\.train=mine with the demo's settings: .* add data=wds, and"):
         check_run(compose(["data.train=mine"]))
+    with pytest.raises(UserError, match="with the demo's settings"):
+        check_run(compose(["data.train=demo-data-of-mine/train"]))
     check_run(compose(["data.root=elsewhere"]))
+    check_run(compose([f"data.train={Path('demo-data/train').absolute()}"]))
     check_run(compose(["data=wds", "data.train=mine"]))
 
 

@@ -137,7 +137,8 @@ def test_a_bare_resume_takes_the_configuration_of_the_run(world: Path, straight:
     stored = stored_config(bare)
     assert stored is not None
     assert stored == compose(tiny_overrides(world, straight.parent, "name=a", "resume=true"))
-    assert stored_config([*bare, "data=wds"]) is None  # a whole command
+    for whole in ("data=wds", "~eval.evaluators", "+eval.sets.mine={path: x}"):  # a whole command
+        assert stored_config([*bare, whole]) is None
     assert stored_config(["name=nowhere", "resume=true"]) is None
 
 

@@ -160,6 +160,30 @@ def test_a_run_that_could_not_be_overwritten_stays(world: Path, straight: Path, 
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith((".", "a"))) == ["a", "attributes"]
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_a_run_is_overwritten_once_its_successor_is_ready(
+    world: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    def stopped(*arguments: Any, **more: Any) -> Any:
+        raise error
+
+    shutil.copytree(straight, tmp_path / "a")
+    before = sorted(path for path in tmp_path.rglob("*"))
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "prepare", stopped)
+        with pytest.raises(error):
+            run(world, tmp_path, "name=a", "overwrite=true")
+    assert before == sorted(path for path in tmp_path.rglob("*"))
+
+
+def test_what_an_earlier_start_left_aside_is_nobodys_run(world: Path, straight: Path, tmp_path: Path) -> None:
+    """A start that was killed while it overwrote a run leaves that run aside; a refused one does not bring it back."""
+    shutil.copytree(straight, tmp_path / ".a.overwritten")
+    with pytest.raises(UserError):
+        run(world, tmp_path, "name=a", "data.batch_size=4000")
+    assert not (tmp_path / "a").exists()
+
+
 def test_a_run_ends_with_its_headline_figures(world: Path, straight: Path, tmp_path: Path) -> None:
     said = summarise(straight)
     values = [row["value"] for row in read_metrics(straight / "metrics.jsonl") if row["name"] == "rb/mean_parity"]
