@@ -67,6 +67,11 @@ class Balance:
     notes: list[str] = field(default_factory=list)
     weigh: Rates | None = None
 
+    @property
+    def samples(self) -> int:
+        """Good samples of the data."""
+        return self.expected if self.plan is None else int(self.plan.cells.total)
+
     def worst(self, moments: Moments) -> tuple[int, int] | None:
         """(attribute, concept) with the largest gap among concepts that enough samples bear to tell it from chance."""
         gaps = np.where(self.known >= ENOUGH, np.abs(moments.concept_gap), np.nan)
@@ -249,7 +254,8 @@ def save_balance(balance: Balance, folder: Path) -> None:
         for k, attribute in enumerate(balance.before.targets)
     ]
     title = "not balanced" if balance.plan is None else f"balanced by M4 (keep rate {balance.plan.keep:.2f})"
-    data = {"title": title, "rows": balance.rows(), "notes": balance.notes, "inside": inside, "hash": balance.hash}
+    data = {"title": title, "samples": balance.samples, "rows": balance.rows(), "notes": balance.notes}
+    data |= {"inside": inside, "hash": balance.hash}
     write_whole(folder / "data.json", json.dumps(data, indent=1, ensure_ascii=False))
 
 

@@ -120,9 +120,7 @@ def run_facts(folder: Path) -> dict[str, Any]:
     }
     plan = folder / "plan" / "data.json"
     if plan.is_file():
-        rows = json.loads(plan.read_text(encoding="utf-8")).get("rows") or []
-        sizes = [row["before"] for row in rows if row["name"] == "effective sample size"]
-        facts["dataset_size"] = float(sizes[0]) if sizes else None  # before balancing all samples count alike
+        facts["dataset_size"] = json.loads(plan.read_text(encoding="utf-8")).get("samples")
     if schedule.get("epoch_samples"):
         facts["samples_seen"] = int(schedule["epoch_samples"]) * int(schedule["epochs"])
     return facts

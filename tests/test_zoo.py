@@ -1,6 +1,5 @@
 """The zoo: its list, resuming, and analyses that recover what was planted."""
 
-import json
 import os
 import re
 from pathlib import Path
@@ -20,6 +19,7 @@ from models.checkpoint import save_checkpoint
 from models.factory import create
 from scripts import zoo, zoo_analysis
 from scripts.zoo_models import read_zoo, run_facts
+from tests.launching import run
 from tests.tiny import people_shards
 
 
@@ -208,22 +208,12 @@ def test_the_lists_of_the_project() -> None:
     assert lacking == []
 
 
-def test_a_run_tells_its_own_facts(tmp_path: Path) -> None:
-    config = {
-        "data": {"name": "wds"},
-        "model": {"name": "tiny"},
-        "schedule": {"epochs": 3, "epoch_samples": 100},
-        "balance": {"name": "m4"},
-        "seed": 5,
-    }
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    (tmp_path / "plan").mkdir()
-    rows = [{"name": "effective sample size", "before": 50.0, "after": 40.0}]
-    (tmp_path / "plan/data.json").write_text(json.dumps({"rows": rows}))
-    facts = run_facts(tmp_path)
-    assert facts["samples_seen"] == 300
-    assert facts["dataset_size"] == 50
-    assert (facts["balance"], facts["seed"]) == ("m4", 5)
+def test_a_run_tells_its_own_facts(world: Path, straight: Path, tmp_path: Path) -> None:
+    assert run(world, tmp_path, "name=plain", "balance=none", "seed=5", "schedule.epoch_samples=32") == 0
+    balanced, plain = run_facts(straight), run_facts(tmp_path / "plain")
+    assert plain["samples_seen"] == 96
+    assert balanced["dataset_size"] == plain["dataset_size"] == 200  # so that the two can make a pair
+    assert (balanced["balance"], plain["balance"], plain["seed"]) == ("m4", "none", 5)
 
 
 @pytest.mark.parametrize(
