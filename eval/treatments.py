@@ -66,6 +66,7 @@ def _statistics(differences: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str,
     error = float(stats.sem(differences))
     half = float(stats.t.ppf(0.975, n - 1)) * error
     same = bool(np.all(differences == 0))
-    p_t = None if error == 0 else float(2 * stats.t.sf(abs(mean) / error, n - 1))
+    # Equal differences have no t-test; rounding would make them the surest of all.
+    p_t = None if error <= 1e-9 * abs(mean) else float(2 * stats.t.sf(abs(mean) / error, n - 1))
     p_wilcoxon = None if same else float(stats.wilcoxon(differences).pvalue)
     return {"n": n, "mean": mean, "low": mean - half, "high": mean + half, "p_t": p_t, "p_wilcoxon": p_wilcoxon}

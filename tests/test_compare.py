@@ -42,6 +42,16 @@ def test_runs_are_paired_by_seed_and_compared_as_scipy_does(tmp_path: Path) -> N
     assert (same["p_t"], same["p_wilcoxon"]) == (None, None)
 
 
+def test_equal_differences_have_no_t_test_whatever_rounding_says(tmp_path: Path) -> None:
+    loaded = []
+    for seed, rb in enumerate((0.1, 0.2, 0.7)):
+        loaded += [load_run(make_run(tmp_path, f"plain-s{seed}", rb=rb, seed=seed, balance={"method": "none"}))]
+        loaded += [load_run(make_run(tmp_path, f"balanced-s{seed}", rb=rb + 0.1, seed=seed))]
+    row = next(row for row in paired_table(loaded) if row["label"] == "model RB")
+    assert row["low"] == pytest.approx(row["high"])
+    assert row["p_t"] is None
+
+
 def test_starts_named_by_their_seed_are_one_treatment(tmp_path: Path) -> None:
     starts = {seed: "runs/biased" + (f"-s{seed}" if seed else "") for seed in range(3)}
     loaded = [

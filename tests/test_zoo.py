@@ -121,6 +121,15 @@ def test_a_contrast_of_matched_models() -> None:
         matched_contrasts(table, "dataset_size", 1.0, 3.0, ["architecture"])
 
 
+def test_differences_that_rounding_alone_tells_apart_are_no_finding() -> None:
+    rows = [(model, size, low + 0.1 * (size - 1)) for model, low in enumerate((0.1, 0.2, 0.7)) for size in (1.0, 2.0)]
+    table = pd.DataFrame(rows, columns=["architecture", "dataset_size", "value"]).assign(name="r5")
+    differences = table.pivot(index="architecture", columns="dataset_size", values="value").diff(axis=1)[2.0]
+    assert 0 < np.ptp(differences) < 1e-15
+    with pytest.raises(UserError, match="no measure has two pairs"):
+        matched_contrasts(table, "dataset_size", 1.0, 2.0, ["architecture"])
+
+
 @pytest.fixture(scope="module")
 def checkpoints(root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     wanted = yaml.safe_load((root / "conf/model/tiny.yaml").read_text())

@@ -230,7 +230,8 @@ def matched_contrasts(table: pd.DataFrame, fact: str, low: Any, high: Any, same:
     found = []
     for name, rows in both.groupby(level="name", sort=False):
         difference = (rows["high"] - rows["low"]).to_numpy(dtype=float)
-        if len(rows) < 2 or np.ptp(difference) <= 0:
+        # Equal differences have no t-test; rounding would make them the surest of all.
+        if len(rows) < 2 or np.ptp(difference) <= 1e-9 * np.abs(difference).max():
             continue
         contrast = paired_contrast(rows["high"].to_numpy(dtype=float), rows["low"].to_numpy(dtype=float))
         ranks = wilcoxon(difference, method="exact" if len(rows) <= 25 else "approx")
