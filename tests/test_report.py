@@ -148,3 +148,12 @@ def test_figures_sort_as_figures(tmp_path: Path) -> None:
 def test_the_browser_test_sees_errors(tmp_path: Path) -> None:
     found = browse(tmp_path, "<body><script>nothing.here()</script></body>", "report({})", 400)
     assert found["errors"]
+
+
+def test_a_run_of_an_earlier_version_is_drawn_too(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "old")
+    data = json.loads((run / "plan/data.json").read_text())
+    for row in (row for attribute in data["inside"] for row in attribute["rows"]):
+        del row["known"]
+    (run / "plan/data.json").write_text(json.dumps(data))
+    assert "Share of" in render([load_run(run)])

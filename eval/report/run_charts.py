@@ -30,8 +30,9 @@ def data_charts(data: Row) -> list[str]:
     charts = []
     for attribute in data.get("inside", []):
         # By how sure the departure is: a concept of two samples has a share of 0 or 1 and says nothing.
-        often = [row for row in attribute["rows"] if row["known"] >= FEWEST] or attribute["rows"]
-        often = sorted(often, key=lambda row: -abs(row["before"] - attribute["target"]) * row["known"] ** 0.5)
+        # Runs of earlier versions do not say how many there are; all count alike then.
+        often = [row for row in attribute["rows"] if row.get("known", 0) >= FEWEST] or attribute["rows"]
+        often = sorted(often, key=lambda row: -abs(row["before"] - attribute["target"]) * row.get("known", 1) ** 0.5)
         rows = [(row["concept"], row["before"], row["after"]) for row in often[:30]]
         title = f"Share of {attribute['attribute']} within each concept"
         charts.append(dumbbell_chart(title, rows, "share among samples where it is known", attribute["target"]))
