@@ -256,7 +256,6 @@ def test_processes_write_the_same_files(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_ray_writes_the_same_files(tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="the optional dependency ray is not installed")
     urls = bad_shards(tmp_path / "in")
     annotator = build_annotator(CAPTIONS)
     local: list[Summary] = []

@@ -13,7 +13,6 @@ from tests.made_run import make_run
 
 
 def test_a_workspace_shows_the_summary_first(tmp_path: Path) -> None:
-    pytest.importorskip("wandb_workspaces.workspaces", reason="the extra `dashboards` is not installed")
     import wandb_workspaces.workspaces as ws
 
     sections = layout(load_run(make_run(tmp_path, "one")))
@@ -27,7 +26,6 @@ def test_a_workspace_shows_the_summary_first(tmp_path: Path) -> None:
 
 
 def test_dry_run_prints_and_sends_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("wandb_workspaces.workspaces", reason="the extra `dashboards` is not installed")
     run = make_run(tmp_path, "one", track={"project": "p"})
     assert main([f"run={run}", "dry_run=true"]) == 0
     assert "Summary: model RB, AB, top-1" in capsys.readouterr().out

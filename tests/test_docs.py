@@ -37,12 +37,28 @@ def test_the_page_of_all_keys_is_up_to_date() -> None:
 
 
 def test_the_site_builds_and_every_link_leads_somewhere(tmp_path: Path) -> None:
-    pytest.importorskip("mkdocs", reason="the extra `docs` is not installed")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "DISABLE_MKDOCS_2_WARNING": "true"}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "site" / "index.html").is_file()
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_what_a_newcomer_reads_first_can_be_typed_as_it_stands(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert text.index("\nmake demo\n") < text.index("\nsource .venv/bin/activate\n") < text.index("\npython ")
+    for fact in ("five minutes on 2 cores", "6 GB", "Python 3.11 or newer"):
+        assert fact in text.replace("\n", " ")
+    named = re.findall(r"data\.train=(\S+)", text)
+    assert set(named) == {"demo-data/train"}, "what make demo makes"
+
+
+def test_what_the_tests_use_is_installed_with_them() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    (everything,) = extras.pop("dev")
+    assert everything == f"counterbalance[{','.join(sorted(extras))}]"
+    assert re.search(r"^\$\(VENV\)/\.installed-dev: EXTRAS = dev$", (ROOT / "Makefile").read_text(), re.M)
 
 
 def test_links_of_the_readme_lead_somewhere() -> None:

