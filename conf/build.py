@@ -160,7 +160,14 @@ def _stream_config(config: Config, bundle: ModelBundle, processes: Processes) ->
 def create_suite(config: Config, held_out: list[str] | None) -> Suite:
     """The evaluators of the configuration, and what it measures on shards that were held out."""
     wanted = config.eval
-    return build_suite(wanted.sets, wanted.evaluators, wanted.bootstrap, wanted.batch_size, held_out)
+    return build_suite(
+        wanted.sets,
+        wanted.evaluators,
+        wanted.bootstrap,
+        wanted.batch_size,
+        held_out,
+        allow_pipe=config.data.allow_pipe,
+    )
 
 
 def create_keeper(config: Config, folder: Path, clock: Clock) -> Keeper:

@@ -250,6 +250,9 @@ def stored_config(overrides: list[str]) -> Config | None:
     if not (folder / "config.yaml").is_file():
         return None  # the run itself says that there is nothing to resume
     stored = read_stored(folder)
+    OmegaConf.update(
+        stored, "data.allow_pipe", False
+    )  # the folder may be another's: only the command lets commands run
     parsed = OverridesParser.create().parse_overrides([quote_override(override) for override in overrides])
     for override in parsed:
         if not _exists(stored, override.key_or_group):

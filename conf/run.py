@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from balance.errors import UserError
 from balance.files import whole_file
+from balance.stream.opening import ALLOW_PIPE
 from conf.schema import Config
 
 
@@ -115,7 +116,8 @@ def created_folder(config: Config, name: str, first: bool) -> Iterator[Path]:
 def resume_command(config: Config) -> str:
     """What goes on with a run that was stopped."""
     where = "" if config.runs == Config().runs else f" runs={shlex.quote(config.runs)}"
-    return f"python train.py name={shlex.quote(str(config.name))}{where} resume=true"
+    pipe = f" {ALLOW_PIPE}" if config.data.allow_pipe else ""  # never taken from a run's folder
+    return f"python train.py name={shlex.quote(str(config.name))}{where} resume=true{pipe}"
 
 
 def write_config(config: Config, name: str, folder: Path) -> None:

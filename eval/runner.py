@@ -155,6 +155,7 @@ def build_suite(
     batch_size: int = 256,
     held_out: Any = None,
     keep_bytes: int = KEEP_BYTES,
+    allow_pipe: bool = False,
 ) -> Suite:
     """Load the sets and check the evaluators.
 
@@ -168,6 +169,7 @@ def build_suite(
         held_out: image-text shards that a run holds back, for the set `held_out` and one more evaluator, `retrieval`;
             None for none.
         keep_bytes: decoded pictures to keep for the next epoch or model, in bytes.
+        allow_pipe: let the sets' `pipe:` addresses run shell commands.
 
     Raises:
         UserError: an unknown kind, set or option.
@@ -193,7 +195,7 @@ def build_suite(
             if wanted in suite.sets or wanted in missing:
                 continue
             try:
-                suite.sets[wanted] = load_set(wanted, sets[wanted])
+                suite.sets[wanted] = load_set(wanted, sets[wanted], allow_pipe)
             except MissingSet as error:
                 if wanted == HELD_OUT:  # the user named it for this run, so that it must be there
                     raise

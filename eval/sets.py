@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from webdataset.shardlists import expand_urls
-
 from balance.errors import UserError
+from balance.stream.opening import RefusedAddress
 from balance.stream.samples import BadSample, RawSample, check_image_header, image_bytes, parse_sample, read_shard
-from balance.stream.shards import expand_shards
+from balance.stream.shards import expand_braces, expand_shards
 from eval.features import content_key
 from eval.pixels import Picture
 from eval.wording import labels_by_wording
@@ -69,7 +68,7 @@ class EvalSet:
         ]
 
 
-def load_set(name: str, spec: Any) -> EvalSet:
+def load_set(name: str, spec: Any, allow_pipe: bool = False) -> EvalSet:
     """Read an evaluation set, pictures still encoded.
 
     Args:
@@ -78,6 +77,7 @@ def load_set(name: str, spec: Any) -> EvalSet:
             with picture files, `labels`: a CSV file with a row per picture, and `file`: its column of paths inside the
             folder, by default "file". Braces stand for names that a folder may have: `{imagenet,imagenet_sample}`.
             `words`: attribute word lists; what captions say by them becomes labels (eval/wording.py).
+        allow_pipe: let `pipe:` addresses through, which run a shell command for each shard.
 
     Raises:
         MissingSet: nothing is there.
@@ -89,7 +89,7 @@ def load_set(name: str, spec: Any) -> EvalSet:
     if unknown or not spec.get("path"):
         has = ", ".join(sorted(spec)) or "nothing"
         raise UserError(f"eval.sets.{name} takes path, labels, file and words; it has {has}.")
-    found = _read_set(name, spec)
+    found = _read_set(name, spec, allow_pipe)
     words = spec.get("words") or []
     if words:
         try:
@@ -100,36 +100,38 @@ def load_set(name: str, spec: Any) -> EvalSet:
     return found
 
 
-def _read_set(name: str, spec: dict[str, Any]) -> EvalSet:
+def _read_set(name: str, spec: dict[str, Any], allow_pipe: bool) -> EvalSet:
     path, labels = _the_one_there(name, spec["path"], spec.get("labels"))
     folder = Path(path) if isinstance(path, str) else None
     if folder is not None and folder.is_dir() and not (folder / "classnames.txt").is_file():
         files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in PICTURES)
         if files:
             return _load_folder(name, folder, files, labels, spec.get("file") or "file")
-    return _load_shards(name, path, folder)
+    return _load_shards(name, path, folder, allow_pipe)
 
 
 def _the_one_there(name: str, path: Any, labels: str | None) -> tuple[Any, str | None]:
     """The folder among those that braces in a path name, with its table of labels; other paths as they are."""
-    names = expand_urls(path) if isinstance(path, str) else []
+    names = expand_braces(path, f"eval.sets.{name}.path") if isinstance(path, str) else []
     there = [number for number, one in enumerate(names) if Path(one).is_dir()]
     if not there:
         return path, labels
     if len(there) > 1:
         found = " and ".join(names[number] for number in there)
         raise UserError(f"eval.sets.{name}: {found} are both there; say which by eval.sets.{name}.path=.")
-    tables = [] if labels is None else expand_urls(labels)
+    tables = [] if labels is None else expand_braces(labels, f"eval.sets.{name}.labels")
     return names[there[0]], tables[there[0]] if len(tables) == len(names) else labels
 
 
-def _load_shards(name: str, path: Any, folder: Path | None) -> EvalSet:
+def _load_shards(name: str, path: Any, folder: Path | None, allow_pipe: bool) -> EvalSet:
     found = EvalSet(name, [], [], [])
     if folder is not None and (folder / "classnames.txt").is_file():
         found.classnames, found.templates = _lines(folder / "classnames.txt"), _templates(folder)
         path = str(folder / "test")
     try:
-        shards = expand_shards(path, f"eval.sets.{name}")
+        shards = expand_shards(path, f"eval.sets.{name}", allow_pipe)
+    except RefusedAddress:
+        raise
     except UserError as error:
         raise MissingSet(str(error)) from error
     for shard in shards:

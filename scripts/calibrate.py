@@ -6,7 +6,7 @@ where model is, say, '{name: ViT-B-32, pretrained: laion2b_s34b_b79k}'.
 
 Half of the pictures (by hash of the key) fits, the other half checks. Prints the two lines for the prompts file, and
 for the checking half the accuracy, the log loss and the expected calibration error, before and after. Settings beside
-those: most (pictures used at most), device, precision.
+those: most (pictures used at most), device, precision, data.allow_pipe (run `pipe:` addresses).
 """
 
 import sys
@@ -29,7 +29,7 @@ from balance.stream.shards import expand_shards
 from conf.command import run_command, split_options
 
 OPTIONS: dict[str, Any] = {"data.train": "", "prompts": "", "field": "", "positive": "", "negative": "", "model": {}}
-OPTIONS |= {"most": 5000, "device": "auto", "precision": "auto"}
+OPTIONS |= {"most": 5000, "device": "auto", "precision": "auto", "data.allow_pipe": False}
 
 
 def main(arguments: list[str]) -> None:
@@ -61,7 +61,7 @@ def labelled(options: dict[str, Any]) -> tuple[list[Sample], NDArray[np.float64]
     meaning = {options["positive"].casefold(): 1.0, options["negative"].casefold(): 0.0}
     samples: list[Sample] = []
     labels: list[float] = []
-    for shard in expand_shards(options["data.train"]):
+    for shard in expand_shards(options["data.train"], allow_pipe=options["data.allow_pipe"] is True):
         for raw in read_shard(shard, on_bad=lambda cause: None):
             try:
                 sample = parse_sample(raw, need_caption=False)

@@ -3,7 +3,8 @@
 `python scripts/interpolate.py run=runs/mine [alphas='[0,0.25,0.5,0.75,1]'] [checkpoint=last] [start=...] [out=...]`
 measures each mixture with the run's own evaluations and writes `interpolation.jsonl`, `.csv` and `.svg` into
 `runs/mine/interpolation`. Started again it goes on with the mixtures that are missing. `start=` names other weights to
-mix with, in any form that model.init_from takes.
+mix with, in any form that model.init_from takes. `data.allow_pipe=true` lets the run's `pipe:` addresses run shell
+commands; what its config.yaml says of that does not count.
 """
 
 import csv
@@ -44,6 +45,7 @@ DEFAULTS: dict[str, Any] = {
     "checkpoint": "last",
     "start": None,
     "out": None,
+    "data.allow_pipe": False,
 }
 AXES = {"bias": "bias (0 is none)", "quality": "quality"}
 
@@ -99,12 +101,19 @@ def load_ends(options: dict[str, Any], config: dict[str, Any]) -> tuple[ModelBun
     return bundle, begin, end
 
 
-def load_suite(config: dict[str, Any]) -> Suite:
+def load_suite(config: dict[str, Any], allow_pipe: bool) -> Suite:
     """The run's own evaluations."""
     data, wanted, held_out = config["data"], config["eval"], None
     if data.get("eval") is not None:
-        held_out = expand_shards(data["eval"], "data.eval", data.get("allow_pipe", False))
-    return build_suite(wanted["sets"], wanted["evaluators"], wanted["bootstrap"], wanted["batch_size"], held_out)
+        held_out = expand_shards(data["eval"], "data.eval", allow_pipe)
+    return build_suite(
+        wanted["sets"],
+        wanted["evaluators"],
+        wanted["bootstrap"],
+        wanted["batch_size"],
+        held_out,
+        allow_pipe=allow_pipe,
+    )
 
 
 def measure(options: dict[str, Any], config: dict[str, Any], path: Path) -> None:
@@ -113,7 +122,7 @@ def measure(options: dict[str, Any], config: dict[str, Any], path: Path) -> None
     missing = [alpha for alpha in options["alphas"] if alpha not in done]
     if not missing:
         return
-    suite = load_suite(config)
+    suite = load_suite(config, options["data.allow_pipe"] is True)
     bundle, begin, end = load_ends(options, config)
     device = resolve_device(str(config.get("device", "auto")))
     bundle.model.to(device)

@@ -78,7 +78,14 @@ def load_suite(config: Config, keep_bytes: int) -> Suite:
         UserError: an option is wrong, or nothing at all can run.
     """
     wanted = config.eval
-    suite = build_suite(wanted.sets, wanted.evaluators, wanted.bootstrap, wanted.batch_size, keep_bytes=keep_bytes)
+    suite = build_suite(
+        wanted.sets,
+        wanted.evaluators,
+        wanted.bootstrap,
+        wanted.batch_size,
+        keep_bytes=keep_bytes,
+        allow_pipe=config.data.allow_pipe,
+    )
     if not suite.evaluators:
         raise UserError(f"The suite {wanted.name} has nothing to run: {' '.join(suite.skipped) or 'it is empty'}")
     return suite

@@ -19,7 +19,7 @@ def test_all_ways_to_name_shards(tmp_path: Path) -> None:
     assert expand_shards(str(tmp_path / "train-{00000..00002}.tar")) == shards
     assert expand_shards(str(tmp_path / "train-{00000,00002}.tar")) == [shards[0], shards[2]]
     assert expand_shards(shards) == shards
-    assert expand_shards("s3://bucket/{0..1}.tar") == ["s3://bucket/0.tar", "s3://bucket/1.tar"]
+    assert expand_shards("https://host/{0..1}.tar") == ["https://host/0.tar", "https://host/1.tar"]
 
 
 @pytest.mark.parametrize(

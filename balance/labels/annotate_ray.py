@@ -17,7 +17,7 @@ from webdataset.tariterators import base_plus_ext
 from balance.errors import UserError
 from balance.labels.annotate_shard import ShardBuilder, ShardTask, annotate_shard
 from balance.labels.attributes import canonical_url
-from balance.stream.shards import is_local
+from balance.stream.opening import is_local
 from balance.stream.tarwalk import DamagedTar, walk_tar
 
 

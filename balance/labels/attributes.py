@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from balance.errors import UserError
 from balance.files import whole_file
 from balance.labels.annotators import Annotator, build_annotator
-from balance.stream.shards import is_local
+from balance.stream.opening import is_local
 
 __all__ = ["Annotator", "ShardAttributes", "build_annotator", "read_attributes", "write_attributes"]
 

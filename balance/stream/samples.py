@@ -9,14 +9,13 @@ import json
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import IO, Any, cast
+from typing import Any, cast
 
 from PIL import Image
-from webdataset.gopen import gopen
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from balance.errors import UserError
-from balance.stream.shards import is_local
+from balance.stream.opening import Readable, is_local, open_shard
 from balance.stream.tarwalk import DamagedTar, walk_stream, walk_tar
 
 TRUNCATED = "truncated or damaged tar"
@@ -55,7 +54,7 @@ def read_shard(url: str, on_bad: Callable[[str], None] | None = None) -> Iterato
     """Read a tar shard member by member, one sample at a time, in the order of the file.
 
     Args:
-        url: a path, or any address that WebDataset opens.
+        url: an address from `expand_shards`.
         on_bad: is told the cause when the shard ends early or is no tar; without it the error is raised.
 
     Yields:
@@ -69,7 +68,7 @@ def read_shard(url: str, on_bad: Callable[[str], None] | None = None) -> Iterato
         if is_local(url) and url.endswith(".tar"):
             yield from group_by_keys(_members(url, walk_tar(url)))
             return
-        with gopen(url) as opened:
+        with open_shard(url) as opened:
             stream = _Stream(opened)
             if stream.compressed:
                 yield from group_by_keys(_unpacked(url, stream))
@@ -100,7 +99,7 @@ def _unpacked(url: str, stream: "_Stream") -> Iterator[dict[str, Any]]:
 class _Stream:
     """A stream whose first bytes have been looked at."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: Readable) -> None:
         self.stream, self.first = stream, b""
         while len(self.first) < 6 and (more := stream.read(6 - len(self.first))):
             self.first += more

@@ -2,17 +2,19 @@
 
 import glob
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from webdataset.shardlists import expand_urls
+from braceexpand import alphabet, braceexpand
 
 from balance.errors import UserError
+from balance.stream.opening import Command, RefusedAddress, check_address, is_local
 
-
-def is_local(url: str) -> bool:
-    """Whether an address is a path on this machine."""
-    return "://" not in url and not url.startswith("pipe:")
+MOST_ADDRESSES = 1_000_000
+"""Addresses that one pattern may stand for."""
+_RANGE = re.compile(r"(-?\d+|[A-Za-z])\.\.(-?\d+|[A-Za-z])(?:\.\.-?(\d+))?")
+_DEEPEST = 20  # braces in braces
 
 
 def expand_shards(spec: str | Iterable[str], what: str = "data.train", allow_pipe: bool = False) -> list[str]:
@@ -25,10 +27,11 @@ def expand_shards(spec: str | Iterable[str], what: str = "data.train", allow_pip
         allow_pipe: let `pipe:` addresses through, which run a shell command for each shard.
 
     Raises:
-        UserError: nothing is named, a pattern matches nothing, a shard is named twice, or `pipe:` is used unasked.
+        UserError: nothing is named, a pattern matches nothing, or a shard is named twice.
+        RefusedAddress: `pipe:` is used unasked, or an address is of a kind that is not read.
     """
-    specs = [spec] if isinstance(spec, str) else [str(entry) for entry in spec]
-    shards = [shard for entry in specs if entry.strip() for shard in _expand_one(entry.strip(), what, allow_pipe)]
+    specs = [spec] if isinstance(spec, str) else spec
+    shards = [shard for entry in specs for shard in _expand_one(entry, what, allow_pipe)]
     if not shards:
         example = "shards/train-{00000..00005}.tar"
         raise UserError(f"{what} names no shards; give a folder, a glob, a list, or a pattern such as '{example}'.")
@@ -38,27 +41,86 @@ def expand_shards(spec: str | Iterable[str], what: str = "data.train", allow_pip
     return shards
 
 
+def expand_braces(pattern: str, what: str) -> list[str]:
+    """`train-{000..002}.tar` or `{a,b}.tar` as a list, and parts joined by `::` one after another.
+
+    Args:
+        pattern: any text; without braces it stands for itself.
+        what: the name of the setting, for messages.
+
+    Raises:
+        RefusedAddress: a brace is not closed, or the pattern stands for more than `MOST_ADDRESSES`.
+    """
+    parts = pattern.split("::")
+    try:
+        if sum(map(_count, parts)) > MOST_ADDRESSES:
+            raise RefusedAddress(f"{what}={pattern[:200]!r} stands for more than {MOST_ADDRESSES:,} addresses.")
+        return [address for part in parts for address in braceexpand(part)]
+    except ValueError as error:  # unbalanced braces, or a number of thousands of digits
+        if isinstance(error, UserError):
+            raise
+        raise RefusedAddress(f"{what}={pattern[:200]!r} can't be expanded: {str(error)[:100]}.") from error
+
+
+def _count(pattern: str) -> int:
+    """How many texts a brace pattern stands for: they are counted before they are made."""
+    # For each open brace: where it begins, texts of the alternatives before the last comma, and of the one since.
+    open_braces, at = [(0, 0, 1)], 0
+    while at < len(pattern):
+        letter = pattern[at]
+        start, before, since = open_braces[-1]
+        if letter == "\\":
+            at += 1
+        elif letter == "{":
+            open_braces.append((at + 1, 0, 1))
+        elif letter == "," and len(open_braces) > 1:
+            open_braces[-1] = (start, before + since, 1)
+        elif letter == "}" and len(open_braces) > 1:
+            open_braces.pop()
+            found = _RANGE.fullmatch(pattern[start:at])
+            inside = before + since if found is None else _length(*found.groups())
+            start, before, since = open_braces[-1]
+            open_braces[-1] = (start, before, since * inside)
+        if len(open_braces) > _DEEPEST:
+            return MOST_ADDRESSES + 1
+        at += 1
+    return open_braces[0][2]
+
+
+def _length(first: str, last: str, step: str | None) -> int:
+    """How many numbers or letters a range has."""
+    ends = [alphabet.index(end) if end.isalpha() else int(end) for end in (first, last)]
+    return abs(ends[1] - ends[0]) // (int(step or 1) or 1) + 1
+
+
 def _expand_one(entry: str, what: str, allow_pipe: bool) -> list[str]:
-    if entry.startswith("pipe:") and not allow_pipe:
-        raise UserError(
-            f"{what}={entry!r} would run a shell command for each shard; set data.allow_pipe=true if you trust it."
-        )
-    if not is_local(entry):
-        return list(expand_urls(entry))
-    if os.path.isdir(entry):
-        found = sorted(str(path) for path in Path(entry).rglob("*.tar"))
-        if not found:
-            raise UserError(f"{what}={entry!r} is a folder without any .tar file in it.")
-        return found
-    shards = []
-    for pattern in expand_urls(entry):
-        # A name with brackets in it is a file first and a glob second.
-        found = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
-        if not found:
-            hint = "" if pattern == entry else f" (of the pattern {entry!r})"
-            where = Path(pattern).parent
-            count = len(list(where.glob("*.tar"))) if where.is_dir() else 0
-            seen = f"the folder {where} holds {count} .tar files" if where.is_dir() else f"there is no folder {where}"
-            raise UserError(f"{what}: nothing matches {pattern!r}{hint}; {seen}.")
-        shards += found
+    if isinstance(entry, Command):  # expanded and allowed before
+        return [entry]
+    entry = str(entry).strip()
+    if not entry:
+        return []
+    # A name with braces in it is a file first and a pattern second.
+    addresses = [entry] if is_local(entry) and os.path.exists(entry) else expand_braces(entry, what)
+    shards: list[str] = []
+    for address in addresses:
+        checked = check_address(address, what, allow_pipe)
+        shards += _matches(checked, entry, what) if is_local(checked) else [checked]
     return shards
+
+
+def _matches(pattern: str, entry: str, what: str) -> list[str]:
+    """The shards on this machine that a folder, a path or a glob names; `entry` is what it was expanded from."""
+    if os.path.isdir(pattern):
+        found = sorted(str(path) for path in Path(pattern).rglob("*.tar"))
+        if not found:
+            raise UserError(f"{what}={pattern!r} is a folder without any .tar file in it.")
+        return found
+    # A name with brackets in it is a file first and a glob second.
+    found = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
+    if not found:
+        hint = "" if pattern == entry else f" (of the pattern {entry!r})"
+        where = Path(pattern).parent
+        count = len(list(where.glob("*.tar"))) if where.is_dir() else 0
+        seen = f"the folder {where} holds {count} .tar files" if where.is_dir() else f"there is no folder {where}"
+        raise UserError(f"{what}: nothing matches {pattern!r}{hint}; {seen}.")
+    return found
