@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -63,7 +64,7 @@ class _Watch:
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
         if self.root is None:
             return
-        if event in PROCESS_EVENTS:
+        if event in PROCESS_EVENTS and not (event == "subprocess.Popen" and arguments[0] == "git"):  # provenance's
             self.seen.append(f"process started: {event} {str(arguments)[:200]}")
         elif event in WRITING_EVENTS:
             # The first path of a rename or link, both of the pair.
@@ -103,7 +104,9 @@ def attempt(command: Callable[[], Any], argv: list[str], root: Path, seconds: fl
     _WATCH.install()
     _WATCH.seen = []
     before = _memory("VmRSS")
-    with _limits(seconds), _inside(root), mock.patch.object(sys, "argv", argv):
+    (root / "tmp").mkdir(exist_ok=True)
+    places = mock.patch.object(tempfile, "tempdir", str(root / "tmp"))
+    with _limits(seconds), _inside(root), places, mock.patch.object(sys, "argv", argv):
         try:
             with redirect_stdout(told), redirect_stderr(told):
                 _WATCH.root = root.resolve()
@@ -121,12 +124,15 @@ def attempt(command: Callable[[], Any], argv: list[str], root: Path, seconds: fl
         finally:
             _WATCH.root = None
     outcome.text = told.getvalue()
+    if any((root / "tmp").iterdir()):
+        outcome.faults.append("temporary files are left")
     outcome.faults += list(dict.fromkeys(_WATCH.seen))
     grown = _memory("VmHWM") - before
     if grown > MEMORY:
         outcome.faults.append(f"memory: {grown / 2**20:.0f} MiB")
     if "Traceback (most recent call last)" in outcome.text:
-        outcome.faults.append(f"traceback printed: {outcome.text.strip().splitlines()[-1][:200]}")
+        lines = [line for line in outcome.text.splitlines() if line and line[0] != " " and "HYDRA" not in line]
+        outcome.faults.append(f"traceback printed: {lines[-1][:200]}")
     if outcome.status in (1, 2) and not _sentence(outcome.text):
         outcome.faults.append("refused without a sentence")
     return outcome
