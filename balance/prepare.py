@@ -15,9 +15,10 @@ from rich.table import Table
 
 from balance.errors import UserError
 from balance.files import write_whole
-from balance.labels.annotate import Summary, annotate_shards
+from balance.labels.annotate import annotate_shards
 from balance.labels.annotators import build_annotator
 from balance.labels.attributes import find_files, read_meta
+from balance.labels.summary import Summary, summarise
 from balance.m4.cells import Cells
 from balance.m4.counting import count_parquet
 from balance.m4.explain import explain
@@ -50,6 +51,7 @@ class Balance:
         plan: the plan, or None without balancing.
         known: (m, c) samples of known attribute that bear each concept.
         notes: what a user should know: constraints that do not hold, bad samples.
+        losses: those of the notes that tell what was lost with damaged shards or has no labels.
         weigh: importance weights for attributes, of mean 1 under the data, where `rates` uses every sample and the
             loss is to balance; None otherwise.
     """
@@ -66,6 +68,7 @@ class Balance:
     known: NDArray[np.float64]
     notes: list[str] = field(default_factory=list)
     weigh: Rates | None = None
+    losses: list[str] = field(default_factory=list)
 
     @property
     def samples(self) -> int:
@@ -176,13 +179,18 @@ def prepare_balance(
         UserError: what the steps raise, or a target that no sample bears.
     """
     notes: list[str] = []
+    losses: list[str] = []
 
     def report(summary: Summary) -> None:
-        if summary.bad or summary.repeated:
+        if summary.bad or summary.damaged or summary.repeated or summary.warnings:
             notes.extend(summary.lines())
+            losses.extend(one for one in (summary.damage(), *summary.warnings) if one)
 
     if attributes.get("files"):  # made before, by scripts/annotate.py: a picture model need not be here
         files = find_files(shards, str(attributes["files"]))
+        summary = summarise(files)
+        summary.check(max_bad)
+        report(summary)
         method, problem = _problem(balance, read_meta(files[0])["s_names"])
     else:
         annotator = build_annotator(attributes, shards=shards)
@@ -198,7 +206,8 @@ def prepare_balance(
         before = moments_of(table, system.targets, cells.y_names, proxies)
         known = _known(table, len(system.targets), cells)
         names = cells.s_names, cells.y_names
-        return Balance(files, uniform_rates, int(cells.total), *names, cells.hash, before, before, None, known, notes)
+        kept = uniform_rates, int(cells.total)
+        return Balance(files, *kept, *names, cells.hash, before, before, None, known, notes, losses=losses)
     plan = solve(cells, problem, method=method)
     notes += _left_alone(cells, plan) + explain(plan)
     expected = int(cells.total * plan.kept.all)
@@ -209,8 +218,9 @@ def prepare_balance(
     if mode == "weight":
         weigh = Weights(plan.rates, plan.kept.all)
         everything = uniform_rates, int(cells.total)
-        return Balance(files, *everything, *names, digest, plan.before, plan.after, plan, known, notes, weigh)
-    return Balance(files, plan.rates, expected, *names, digest, plan.before, plan.after, plan, known, notes)
+        return Balance(files, *everything, *names, digest, plan.before, plan.after, plan, known, notes, weigh, losses)
+    sampled = plan.rates, expected
+    return Balance(files, *sampled, *names, digest, plan.before, plan.after, plan, known, notes, losses=losses)
 
 
 @dataclass(frozen=True)

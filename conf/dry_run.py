@@ -196,6 +196,8 @@ def _data(
     cores = os.cpu_count() or 1
     if config.data.workers * world > cores > 1 and config.dry.processes is None:
         found.warnings.append(f"{config.data.workers * world} loader workers would share {cores} cores.")
+    for sentence in dict.fromkeys(one for balance in stages.balances for one in balance.losses):
+        found.warnings.append(f"{sentence}.")
     for spec, balance in zip(stages.specs, stages.balances, strict=True):
         if balance.plan is not None and balance.plan.kept.all < FEW:
             found.warnings.append(

@@ -135,7 +135,7 @@ def _load_shards(name: str, path: Any, folder: Path | None, allow_pipe: bool) ->
     except UserError as error:
         raise MissingSet(str(error)) from error
     for shard in shards:
-        for raw in read_shard(shard, on_bad=lambda cause: _count(found.bad, cause)):
+        for raw in read_shard(shard, on_bad=lambda damage: _count(found.bad, damage.cause, damage.lost())):
             try:
                 _add(found, raw)
             except BadSample as error:
@@ -207,8 +207,8 @@ def _add(found: EvalSet, raw: RawSample) -> None:
     found.keys.append(str(raw["__key__"]))
 
 
-def _count(bad: dict[str, int], cause: str) -> None:
-    bad[cause] = bad.get(cause, 0) + 1
+def _count(bad: dict[str, int], cause: str, count: int = 1) -> None:
+    bad[cause] = bad.get(cause, 0) + count
 
 
 def _lines(path: Path) -> list[str]:

@@ -18,10 +18,11 @@ if __name__ == "__main__":  # the project's folder, whichever folder the command
 import conf.runtime  # noqa: F401  # isort: skip  # before torch
 
 from balance.errors import UserError
-from balance.labels.annotate import Summary, annotate_shards
+from balance.labels.annotate import annotate_shards
 from balance.labels.annotators import EncoderFactory
 from balance.labels.attributes import build_annotator
 from balance.labels.pictures import Encoder
+from balance.labels.summary import Summary
 from balance.stream.shards import expand_shards
 from conf.cli import compose
 from conf.command import run_command, split_options

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 import balance.labels.annotate
 from balance.errors import UserError
-from balance.labels.annotate import Summary, annotate_shards
+from balance.labels.annotate import annotate_shards
 from balance.labels.annotate_shard import REPEATED
 from balance.labels.attributes import (
     attribute_path,
@@ -25,8 +25,9 @@ from balance.labels.attributes import (
     read_meta,
     unpack_concepts,
 )
+from balance.labels.summary import Summary
 from balance.prepare import prepare_balance
-from balance.stream.samples import TRUNCATED
+from balance.stream.tarwalk import CUT
 from tests.shard_tools import picture, write_tar
 
 CAPTIONS: dict[str, Any] = {
@@ -193,20 +194,21 @@ def test_bad_samples_are_counted_by_cause(tmp_path: Path) -> None:
     summaries: list[Summary] = []
     urls = bad_shards(tmp_path / "in")
     files = annotate_shards(
-        urls, build_annotator(CAPTIONS), tmp_path / "out", progress=False, max_bad=0.2, report=summaries.append
+        urls, build_annotator(CAPTIONS), tmp_path / "out", progress=False, max_bad=0.3, report=summaries.append
     )
-    assert dict(summaries[0].bad) == {**CAUSES, REPEATED: 1, TRUNCATED: 1}
+    assert dict(summaries[0].bad) == {**CAUSES, REPEATED: 1}
     assert read_attributes(files[1]).keys == [f"m-{i:03d}" for i in range(6)]
     assert read_attributes(files[2]).keys == [f"r-{i:03d}" for i in range(6)]
     cut = read_attributes(files[3])
     assert 0 < len(cut.keys) < 10
-    assert cut.meta["bad"] == {TRUNCATED: 1}
-    assert "8 bad" in summaries[0].lines()[0]
+    assert cut.meta["bad"] == {}
+    assert cut.meta["damage"]["cause"] == CUT
+    assert "7 bad" in summaries[0].lines()[0]
 
 
 def test_too_many_bad_samples_stop_the_job(tmp_path: Path) -> None:
     urls = bad_shards(tmp_path / "in")
-    with pytest.raises(UserError, match=r"8 of .* samples are bad .*max_bad=5.0%.*no caption 2"):
+    with pytest.raises(UserError, match=r"30 of .* samples are bad or lost .*max_bad=5.0%.*no caption 2"):
         annotate_shards(urls, build_annotator(CAPTIONS), tmp_path / "out", progress=False)
     path = write_tar(tmp_path / "in" / "none.tar", BAD)
     with pytest.raises(UserError, match="no good sample"):

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from balance.labels.annotate import Summary, annotate_shards
+from balance.labels.annotate import annotate_shards
 from balance.labels.attributes import build_annotator, read_attributes
+from balance.labels.summary import Summary
 
 
 def config(root: Path, name: str) -> dict:

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from balance.errors import UserError
+from balance.stream.damage import Damage
 from balance.stream.samples import BadSample, parse_sample, read_shard
 from balance.stream.shards import expand_shards
+from balance.stream.tarwalk import CUT, EMPTY
 from tests.tiny import people_shards, picture, sample, write_tar
 
 
@@ -82,12 +84,13 @@ def test_a_truncated_tar_gives_its_whole_samples_and_a_cause(tmp_path: Path, nam
     content = path.read_bytes()
     for cut in range(0, len(content.rstrip(b"\0")), 256):
         path.write_bytes(content[:cut])
-        causes: list[str] = []
-        part = list(read_shard(str(path), causes.append))
-        assert causes == ["truncated or damaged tar"]
+        found: list[Damage] = []
+        part = list(read_shard(str(path), found.append))
+        assert [damage.cause for damage in found] == [CUT if cut else EMPTY]
+        assert found[0].samples == len(part)
         for number, raw in enumerate(part):
             assert {k: v for k, v in raw.items() if not k.startswith("__")} == sample(number)
-    with pytest.raises(BadSample):
+    with pytest.raises(UserError, match=f"{name} is damaged: cut short"):
         list(read_shard(str(path)))
 
 

@@ -4,13 +4,10 @@ import logging
 import multiprocessing
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import duckdb
 
@@ -19,52 +16,10 @@ from balance.labels.annotate_ray import run_ray
 from balance.labels.annotate_shard import ShardTask, annotate_shard
 from balance.labels.annotators import Annotator
 from balance.labels.attributes import attribute_path, is_current, read_meta
+from balance.labels.summary import Summary
 from balance.progress import ProgressLine
 
 log = logging.getLogger(__name__)
-
-_ENOUGH = 1000
-"""Samples after which the share of bad ones can stop the job before its end."""
-
-
-@dataclass
-class Summary:
-    """What a job found.
-
-    Attributes:
-        files: attribute files, one a shard, in the order of the shards.
-        done: how many of them were there already.
-        samples: good samples.
-        bad: bad samples by cause.
-        unknown: samples with an unknown value, by attribute column.
-        repeated: keys that more than one shard holds, at most ten of them, with how often.
-        seconds: wall-clock time.
-    """
-
-    files: list[Path] = field(default_factory=list)
-    done: int = 0
-    samples: int = 0
-    bad: Counter[str] = field(default_factory=Counter)
-    unknown: Counter[str] = field(default_factory=Counter)
-    repeated: list[tuple[str, int]] = field(default_factory=list)
-    seconds: float = 0.0
-
-    def add(self, meta: dict[str, Any]) -> None:
-        """Count one shard's file."""
-        self.samples += meta["samples"]
-        self.bad.update(meta["bad"])
-        self.unknown.update(meta["unknown"])
-
-    def lines(self) -> list[str]:
-        """The summary in words."""
-        causes = ", ".join(f"{count:,} {cause}" for cause, count in self.bad.most_common())
-        lines = [f"{len(self.files):,} shards ({self.done:,} done before), {self.samples:,} good samples, "
-                 f"{self.bad.total():,} bad{f': {causes}' if causes else ''}"]  # fmt: skip
-        lines += [f"unknown {name}: {count / max(1, self.samples):.1%}" for name, count in self.unknown.items()]
-        if self.repeated:
-            shown = ", ".join(f"{key!r} ({count} times)" for key, count in self.repeated)
-            lines.append(f"keys repeated across shards, the sampler can't tell such samples apart: {shown}")
-        return lines
 
 
 def annotate_shards(
@@ -88,7 +43,8 @@ def annotate_shards(
         out: folder of the attribute files.
         workers: processes; 0 works in this one. Pictures are labelled in this process, where the model is.
         progress: show a progress bar.
-        max_bad: share of bad samples, over all shards, at which the job stops.
+        max_bad: share of samples, over all shards, that may be bad or lost with damaged shards; a larger one is an
+            error.
         check_images: read each picture's header; nothing is decoded.
         need_caption: count a sample without caption as bad.
         engine: `local`, or `ray` for Ray Data (the same files, byte for byte).
@@ -99,8 +55,8 @@ def annotate_shards(
         The files, in the order of the shards.
 
     Raises:
-        UserError: more bad samples than `max_bad`, no good sample at all, a shard that can't be read, or an annotator
-        that can't go on.
+        UserError: more bad or lost samples than `max_bad`, no good sample at all, a shard that can't be read, or an
+        annotator that can't go on.
     """
     if engine not in ("local", "ray"):
         raise UserError(f"engine={engine!r} is neither local nor ray.")
@@ -119,13 +75,14 @@ def annotate_shards(
             for path in _run(engine, task, todo, workers, ray_address):
                 summary.add(read_meta(path))
                 counter.update(1, f"{(summary.samples - before) / (time.monotonic() - started):,.0f} samples/s")
-                _check_share(summary, max_bad, final=False)
-    _check_share(summary, max_bad, final=True)
+                if summary.bad or summary.damaged:
+                    summary.check(max_bad, final=False)
+    summary.check(max_bad)
     summary.repeated = repeated_keys(files)
     summary.seconds = time.monotonic() - started
     if report is not None:
         report(summary)
-    elif summary.bad or summary.repeated:
+    elif summary.bad or summary.damaged or summary.repeated or summary.warnings:
         for line in summary.lines():
             log.warning(line)
     return files
@@ -172,22 +129,6 @@ def _cancelled_on_error(pool: ProcessPoolExecutor) -> Iterator[None]:
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         raise
-
-
-def _check_share(summary: Summary, max_bad: float, final: bool) -> None:
-    bad, total = summary.bad.total(), summary.samples + summary.bad.total()
-    if final and not summary.samples:
-        raise UserError(f"The shards hold no good sample: {_causes(summary.bad)}.")
-    if (final or total >= _ENOUGH) and bad > max_bad * total:
-        raise UserError(
-            f"{bad:,} of {total:,} samples are bad ({bad / total:.1%}, more than max_bad={max_bad:.1%}): "
-            f"{_causes(summary.bad)}; "
-            "mend the shards, or raise max_bad."
-        )
-
-
-def _causes(bad: Counter[str]) -> str:
-    return ", ".join(f"{cause} {count:,}" for cause, count in bad.most_common()) or "they are empty"
 
 
 def repeated_keys(files: Iterable[Path], limit: int = 10) -> list[tuple[str, int]]:

@@ -9,10 +9,22 @@ import numpy as np
 
 from balance.errors import UserError
 from balance.labels.annotators import Annotator
-from balance.labels.attributes import attribute_path, shard_identity, write_attributes
-from balance.stream.samples import BadSample, RawSample, Sample, check_image_header, parse_sample, read_shard
+from balance.labels.attributes import Faults, attribute_path, shard_identity, write_attributes
+from balance.stream.damage import Damage
+from balance.stream.samples import (
+    IMAGE_EXTENSIONS,
+    BadSample,
+    RawSample,
+    Sample,
+    check_image_header,
+    parse_sample,
+    read_shard,
+)
 
 REPEATED = "key repeated in its shard"
+APART = "members of a sample that do not stand together"
+DOTS = "a dot in the key"
+_MOST_EXTENSIONS = 8  # named where samples have no image
 _BATCH = 4096
 _BATCH_WITH_IMAGES = 256
 
@@ -49,11 +61,30 @@ class ShardBuilder:
         self._s: list[np.ndarray[Any, Any]] = []
         self._y: list[np.ndarray[Any, Any]] = []
         self._with_images = "image" in task.annotator.needs
+        self._causes: dict[str, str] = {}  # of the bad samples, by key
         self.bad: Counter[str] = Counter()
+        self.examples: dict[str, str] = {}
+        self.damage: Damage | None = None
 
-    def count_bad(self, cause: str) -> None:
-        """Count one bad sample, or a shard that ends early."""
-        self.bad[cause] += 1
+    def note_damage(self, damage: Damage) -> None:
+        """Note that the shard ends early."""
+        self.damage = damage
+
+    def _count_bad(self, raw: RawSample, cause: str) -> None:
+        """Count a bad sample, once where its members lie apart, with an example of what was found instead."""
+        key, count = raw["__key__"], 1
+        if dotted := _dotted_images(raw):
+            cause, count = DOTS, dotted
+        elif key in self._seen:
+            cause = REPEATED
+        elif key in self._causes:  # its first part has been counted
+            self.bad -= Counter({self._causes[key]: 1})
+            cause = APART
+        elif other := raw.get("__other__"):
+            cause = f"{cause}, but {next(iter(other.values()))}"
+        self._causes[key] = cause
+        self.bad[cause] += count
+        self.examples.setdefault(cause, _describe(raw))
 
     def add(self, raw: RawSample) -> None:
         """Check a raw sample, and keep what the annotator needs of it."""
@@ -64,7 +95,7 @@ class ShardBuilder:
             if sample.key in self._seen:
                 raise BadSample(REPEATED)
         except BadSample as bad:
-            self.count_bad(bad.cause)
+            self._count_bad(raw, bad.cause)
             return
         self._seen.add(sample.key)
         self._waiting.append(sample if self._with_images else replace(sample, image=b""))
@@ -86,8 +117,24 @@ class ShardBuilder:
         self._flush()
         path = attribute_path(self._task.out, self._url)
         s, y = np.concatenate(self._s), np.concatenate(self._y)
-        write_attributes(path, self._keys, s, y, self._task.annotator, self._url, self._identity, self.bad)
+        examples = {cause: self.examples[cause] for cause in self.bad}
+        faults = Faults(dict(self.bad), examples, self.damage)
+        write_attributes(path, self._keys, s, y, self._task.annotator, self._url, self._identity, faults)
         return path
+
+
+def _dotted_images(raw: RawSample) -> int:
+    """How many images fell into this sample for the dots in their keys: its own is not among them, if it has one."""
+    if any(extension in raw for extension in IMAGE_EXTENSIONS):
+        return 0
+    return sum("." in name and name.rpartition(".")[2] in IMAGE_EXTENSIONS for name in raw)
+
+
+def _describe(raw: RawSample) -> str:
+    """The key of a sample and what it has, in a few words."""
+    names = sorted({name for name in raw if not name.startswith("__")} | raw.get("__other__", {}).keys())
+    more = ", ..." if len(names) > _MOST_EXTENSIONS else ""
+    return f"{raw['__key__'][:80]!r} with {', '.join(f'.{name[:20]}' for name in names[:_MOST_EXTENSIONS])}{more}"
 
 
 def annotate_shard(task: ShardTask, url: str) -> Path:
@@ -97,9 +144,6 @@ def annotate_shard(task: ShardTask, url: str) -> Path:
         UserError: the shard can't be opened, or the annotator can't go on (a table that lacks its keys).
     """
     builder = ShardBuilder(task, url)
-    try:
-        for raw in read_shard(url, on_bad=builder.count_bad):
-            builder.add(raw)
-    except OSError as error:
-        raise UserError(f"The shard {url} can't be read: {error}.") from error
+    for raw in read_shard(url, on_bad=builder.note_damage):
+        builder.add(raw)
     return builder.write()

@@ -23,12 +23,39 @@ import pyarrow.parquet as pq
 from balance.errors import UserError
 from balance.files import whole_file
 from balance.labels.annotators import Annotator, build_annotator
+from balance.stream.damage import Damage, without_suffix
 from balance.stream.opening import is_local
 
 __all__ = ["Annotator", "ShardAttributes", "build_annotator", "read_attributes", "write_attributes"]
 
 FORMAT_VERSION = 1
+READING = 2
+"""Raised when other samples of a shard count as good than before: files that were kept are then made anew."""
 _META_KEY = b"counterbalance"
+
+
+@dataclass(frozen=True)
+class Faults:
+    """What is wrong with a shard.
+
+    Attributes:
+        bad: bad samples by cause.
+        examples: for each cause one such sample, in words.
+        damage: where the shard's reading ended early; None if it did not.
+    """
+
+    bad: Mapping[str, int] = field(default_factory=dict)
+    examples: Mapping[str, str] = field(default_factory=dict)
+    damage: Damage | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data; what is not there is left out."""
+        found: dict[str, Any] = {"bad": dict(sorted(self.bad.items()))}
+        if self.examples:
+            found["examples"] = dict(sorted(self.examples.items()))
+        if self.damage is not None:
+            found["damage"] = self.damage.to_dict()
+        return found
 
 
 @dataclass(frozen=True)
@@ -41,7 +68,7 @@ class ShardAttributes:
         y: (n, c) uint8, 0 or 1.
         s_names: names of the columns of `s`.
         y_names: names of the columns of `y`.
-        meta: what the file was made from: shard, its identity, annotator, counts of bad samples by cause.
+        meta: what the file was made from: shard, its identity, annotator, counts of bad samples by cause, damage.
     """
 
     keys: list[str]
@@ -74,7 +101,7 @@ def shard_identity(url: str) -> dict[str, int]:
 
 def attribute_path(folder: str | os.PathLike[str], url: str) -> Path:
     """Where the attribute file of a shard lies in `folder`: the shard's stem, and 8 hex digits of its address."""
-    stem = re.sub(r"[^\w.-]+", "_", Path(url.rstrip("/")).name).removesuffix(".tar") or "shard"
+    stem = re.sub(r"[^\w.-]+", "_", without_suffix(Path(url.rstrip("/")).name)) or "shard"
     return Path(folder) / f"{stem}-{hashlib.sha256(canonical_url(url).encode()).hexdigest()[:8]}.parquet"
 
 
@@ -102,7 +129,7 @@ def write_attributes(
     annotator: Annotator,
     url: str,
     identity: Mapping[str, int],
-    bad: Mapping[str, int],
+    faults: Faults,
 ) -> None:
     """Write an attribute file, whole or not at all.
 
@@ -114,7 +141,7 @@ def write_attributes(
         annotator: what made `s` and `y`.
         url: the shard's address.
         identity: `shard_identity(url)` from before the shard was read.
-        bad: bad samples by cause.
+        faults: what is wrong with the shard.
     """
     words = pack_concepts(y)
     columns: dict[str, Any] = {"key": pa.array(list(keys), pa.string())}
@@ -125,7 +152,7 @@ def write_attributes(
         annotator.proxies,
         "shard": canonical_url(url), "shard_id": dict(identity), "annotator": annotator.fingerprint, "samples":
         len(keys),
-        "bad": dict(sorted(bad.items())),
+        "reading": READING, **faults.to_dict(),
         "unknown": {name: int(np.isnan(s[:, k]).sum()) for k, name in enumerate(annotator.s_names)},
     }  # fmt: skip
     table = pa.table(columns).replace_schema_metadata({_META_KEY: json.dumps(meta, ensure_ascii=False).encode()})
@@ -178,6 +205,7 @@ def is_current(path: str | os.PathLike[str], url: str, fingerprint: str) -> bool
         return False
     return (
         meta["annotator"] == fingerprint
+        and meta.get("reading") == READING
         and meta["shard"] == canonical_url(url)
         and meta["shard_id"] == shard_identity(url)
         and meta["samples"] == pq.read_metadata(path).num_rows
@@ -208,6 +236,11 @@ def find_files(shards: Sequence[str], folder: str | os.PathLike[str]) -> list[Pa
     first = read_meta(files[0])["annotator"]
     for url, path in zip(shards, files, strict=True):
         meta = read_meta(path)
+        if "truncated or damaged tar" in meta["bad"]:  # as it was noted before READING = 2
+            raise UserError(
+                f"{path} was made by an earlier version, which did not count what the damaged shard {url} lost; run "
+                "scripts/annotate.py again."
+            )
         if meta["shard_id"] != shard_identity(url):
             raise UserError(f"The shard {url} has changed since {path} was made; run scripts/annotate.py again.")
         rows = pq.read_metadata(path).num_rows
