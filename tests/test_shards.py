@@ -42,6 +42,44 @@ def test_bad_names_are_told(tmp_path: Path, spec: str, sentence: str) -> None:
         expand_shards(spec.format(tmp_path))
 
 
+def test_a_folder_gives_packed_and_linked_shards_each_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    names = ["a.tar", "b.tar.gz", "c.tgz", "d.tar.zst", "e.tar.bz2", "f.tar.xz", "G.TAR", "sub/h.txz", "sub/i.tzst"]
+    for name in [*names, "a.json", "a.parquet", "j.zip", "k.tar.lz4", "l.tar.part", "._a.tar"]:
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        (data / name).touch()
+    elsewhere.mkdir()
+    (elsewhere / "m.tar").touch()
+    (data / "linked").symlink_to(elsewhere, target_is_directory=True)
+    (data / "again").symlink_to(elsewhere, target_is_directory=True)
+    (data / "sub" / "up").symlink_to(data, target_is_directory=True)
+    (data / "0.tar").symlink_to(data / "a.tar")
+    wanted = sorted([*(str(data / name) for name in names), str(data / "again" / "m.tar")])
+    assert expand_shards(str(data)) == wanted
+    assert "passed over" in caplog.text
+    assert all(name in caplog.text for name in ("j.zip", "k.tar.lz4", "l.tar.part"))
+    assert "parquet" not in caplog.text
+    assert expand_shards(data.as_uri()) == wanted
+    assert expand_shards(str(data / "[a-c].*")) == [str(data / name) for name in ("a.tar", "b.tar.gz", "c.tgz")]
+    assert expand_shards(str(data / "*" / "*.t*")) == [str(data / "again/m.tar"), *(str(data / n) for n in names[-2:])]
+    assert expand_shards(str(data / "*")) == expand_shards(str(data / "**")) == wanted
+    assert expand_shards(str(tmp_path / "el*")) == [str(elsewhere / "m.tar")]
+    with pytest.raises(UserError, match=r"nothing matches .*holds 8 \.tar files"):
+        expand_shards(str(data / "z*.tar"))
+
+
+def test_a_folder_without_shards_says_what_it_holds(tmp_path: Path) -> None:
+    for name in ("a.zip", "b.zip", "c.parquet"):
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match=r"without any \.tar file.* it holds 2 \.zip, 1 \.parquet"):
+        expand_shards(str(tmp_path))
+
+
+def test_a_star_in_a_remote_address_is_told() -> None:
+    with pytest.raises(UserError, match=r"a server does not say which files match \*.*00000\.\.00099"):
+        expand_shards("https://host/train-*.tar")
+
+
 def test_a_shard_named_twice_is_an_error(tmp_path: Path) -> None:
     shards = people_shards(tmp_path, [1])
     with pytest.raises(UserError, match="more than once"):

@@ -25,12 +25,11 @@ def count_samples(url: str) -> int | None:
     """How many samples a local shard holds by its headers; None if Ray's reader would stumble over it."""
     keys: set[str] = set()
     members: set[str] = set()
-    passed: list[str] = []
     last = None
     try:
-        for name, _ in walk_tar(url, lambda name, what: passed.append(what)):
+        for name, data in walk_tar(url):
             key, extension = base_plus_ext(name)
-            if key is None or name.startswith("__") or "\\" in name or passed or extension.startswith("__"):
+            if key is None or name.startswith("__") or "\\" in name or type(data) is str or extension.startswith("__"):
                 return None
             if name in members or (key != last and key in keys) or extension != extension.lower():
                 return None
@@ -39,7 +38,7 @@ def count_samples(url: str) -> int | None:
             last = key
     except (DamagedTar, OSError):
         return None
-    return None if passed else len(keys)
+    return len(keys)
 
 
 def run_ray(task: ShardTask, shards: list[str], address: str | None) -> Iterator[Path]:

@@ -80,8 +80,8 @@ def _damage(url: str, source: "_Source", samples: int, error: DamagedTar) -> Dam
 def _grouped(url: str, read: Callable[[int], bytes]) -> Iterator[RawSample]:
     """Samples from members that stand together; hidden files and WebDataset's own notes (`__*__`) are left out."""
     sample: RawSample | None = None
-    current, held, example = None, 0, None
-    for name, data in _members(read):
+    current, held, example = None, 0, ""
+    for name, data in walk_stream(read):
         slash = name.rfind("/") + 1
         dot = name.find(".", slash)
         if dot <= slash or (name.startswith("__") and name.partition("/")[0].endswith("__")):
@@ -102,19 +102,8 @@ def _grouped(url: str, read: Callable[[int], bytes]) -> Iterator[RawSample]:
             sample.setdefault("__other__", {})[extension] = data
     if sample is not None:
         yield sample
-    elif example is not None:
+    elif example:
         raise DamagedTar(f"no member is named by a key and an extension; the first is {example[:80]!r}")
-
-
-def _members(read: Callable[[int], bytes]) -> Iterator[tuple[str, bytes | str]]:
-    """Names with contents, or with what is passed over, in the order of the tar."""
-    passed: list[tuple[str, str]] = []
-    for name, data in walk_stream(read, lambda *one: passed.append(one)):
-        if passed:
-            yield from passed
-            passed.clear()
-        yield name, data
-    yield from passed
 
 
 @dataclass

@@ -1,6 +1,5 @@
 """Which shards there are: a folder, a glob, a list or a brace pattern becomes a sorted list of addresses."""
 
-import glob
 import os
 import re
 from collections.abc import Iterable
@@ -9,6 +8,7 @@ from pathlib import Path
 from braceexpand import alphabet, braceexpand
 
 from balance.errors import UserError
+from balance.stream.folders import is_shard, shards_below, shards_matching
 from balance.stream.opening import Command, RefusedAddress, check_address, is_local
 
 MOST_ADDRESSES = 1_000_000
@@ -21,8 +21,8 @@ def expand_shards(spec: str | Iterable[str], what: str = "data.train", allow_pip
     """Turn what the user typed into the list of shards, in a stable order.
 
     Args:
-        spec: a folder (all `*.tar` in it and below), a glob, a brace pattern (`train-{00000..00005}.tar`), a path or
-            address, or a list of any of these.
+        spec: a folder (all tars in it and below, packed ones and links included), a glob, a brace pattern
+            (`train-{00000..00005}.tar`), a path or address, or a list of any of these.
         what: the name of the setting, for messages.
         allow_pipe: let `pipe:` addresses through, which run a shell command for each shard.
 
@@ -104,6 +104,11 @@ def _expand_one(entry: str, what: str, allow_pipe: bool) -> list[str]:
     shards: list[str] = []
     for address in addresses:
         checked = check_address(address, what, allow_pipe)
+        if "*" in checked and checked.startswith("http"):
+            raise RefusedAddress(
+                f"{what}={checked!r}: a server does not say which files match *; name the shards by a pattern such as "
+                "train-{00000..00099}.tar."
+            )
         shards += _matches(checked, entry, what) if is_local(checked) else [checked]
     return shards
 
@@ -111,16 +116,13 @@ def _expand_one(entry: str, what: str, allow_pipe: bool) -> list[str]:
 def _matches(pattern: str, entry: str, what: str) -> list[str]:
     """The shards on this machine that a folder, a path or a glob names; `entry` is what it was expanded from."""
     if os.path.isdir(pattern):
-        found = sorted(str(path) for path in Path(pattern).rglob("*.tar"))
-        if not found:
-            raise UserError(f"{what}={pattern!r} is a folder without any .tar file in it.")
-        return found
+        return shards_below(pattern, what)
     # A name with brackets in it is a file first and a glob second.
-    found = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
+    found = [pattern] if os.path.exists(pattern) else shards_matching(pattern, what)
     if not found:
         hint = "" if pattern == entry else f" (of the pattern {entry!r})"
         where = Path(pattern).parent
-        count = len(list(where.glob("*.tar"))) if where.is_dir() else 0
+        count = sum(is_shard(path.name) for path in where.iterdir()) if where.is_dir() else 0
         seen = f"the folder {where} holds {count} .tar files" if where.is_dir() else f"there is no folder {where}"
         raise UserError(f"{what}: nothing matches {pattern!r}{hint}; {seen}.")
     return found

@@ -25,6 +25,7 @@ HARD_LINK, SYMBOLIC_LINK, SPARSE, TOO_LARGE = "a hard link", "a symbolic link", 
 
 _MIDDLE = "zeros in its middle, or other data behind its end"
 
+_OTHER_KINDS = {b"1": HARD_LINK, b"2": SYMBOLIC_LINK, b"S": SPARSE}
 _DEFAULT_RECORD = 20 * BLOCK  # tar fills its last record with zeros
 _RECORDS = [start << double for start in (BLOCK, _DEFAULT_RECORD) for double in range(14)]
 _OTHER_FORMATS = (
@@ -37,8 +38,8 @@ _OTHER_FORMATS = (
     (b"\x1f\x9d", "packed with compress, which is not read"),
 )
 
-OnOther = Callable[[str, str], None]
-"""Is told the name of what is passed over, and what it is; an empty name and `JOINED` where another archive begins."""
+Read = Callable[[int], bytes]
+"""Gives so many of the next bytes, or fewer, and none at the end."""
 
 
 class DamagedTar(ValueError):
@@ -56,8 +57,8 @@ class DamagedTar(ValueError):
         self.cause, self.whole_length, self.zeros = cause, whole_length, zeros
 
 
-def walk_tar(path: str | os.PathLike[str], on_other: OnOther | None = None) -> Iterator[tuple[str, bytes]]:
-    """The regular files of a plain (not compressed) tar on this machine, in order; see `walk_stream`.
+def walk_tar(path: str | os.PathLike[str]) -> Iterator[tuple[str, bytes | str]]:
+    """The members of a plain (not compressed) tar on this machine, in order; see `walk_stream`.
 
     Raises:
         DamagedTar: as soon as the damage is met; all files before it have been yielded.
@@ -67,18 +68,19 @@ def walk_tar(path: str | os.PathLike[str], on_other: OnOther | None = None) -> I
         if os.fstat(file.fileno()).st_size == 0:
             raise DamagedTar(EMPTY)
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-            yield from walk_stream(view.read, on_other)
+            yield from walk_stream(view.read)
 
 
-def walk_stream(read: Callable[[int], bytes], on_other: OnOther | None = None) -> Iterator[tuple[str, bytes]]:
-    """The regular files of a plain tar that can be read once, from front to end, in order.
+def walk_stream(read: Read) -> Iterator[tuple[str, bytes | str]]:
+    """The members of a plain tar that can be read once, from front to end, in order.
 
     Args:
-        read: gives so many of the next bytes, or fewer, and none at the end.
-        on_other: is told what is passed over, but for folders and other archives' notes.
+        read: gives the bytes.
 
     Yields:
-        Name and content. A byte of a name that is not UTF-8 stands as a backslash, an x and two hex digits.
+        Name and content of a regular file; name and kind, a text, of what is passed over, but for folders and other
+        archives' notes; an empty name and `JOINED` where another archive begins.
+        A byte of a name that is not UTF-8 stands as a backslash, an x and two hex digits.
 
     Raises:
         DamagedTar: as soon as the damage is met; all files before it have been yielded.
@@ -86,18 +88,18 @@ def walk_stream(read: Callable[[int], bytes], on_other: OnOther | None = None) -
     name, length, sparse = None, None, False  # of the next file, where a header before its own gave them
     at, header = 0, _first_header(read)  # `at`: bytes of this archive so far
     while header is not None:
-        at += BLOCK
         kind = header[156:157]
-        n = _number(header[124:136]) if length is None else length
-        at += n + -n % BLOCK
+        n = _size(header) if length is None else length
+        at += BLOCK + n + -n % BLOCK
         if kind in b"0\0007":
             full = _name(header) if name is None else name
             if sparse or n > MOST_MEMBER:
                 _skip(read, n + -n % BLOCK)
-                _tell(on_other, full, SPARSE if sparse else TOO_LARGE)
+                yield full, SPARSE if sparse else TOO_LARGE
             else:
                 data = _exactly(read, n)
-                _exactly(read, -n % BLOCK)
+                if n % BLOCK:
+                    _exactly(read, -n % BLOCK)
                 if not (kind == b"\0" and full.endswith("/")):  # a folder, in the oldest layout
                     yield full, data
             name, length, sparse = None, None, False
@@ -105,24 +107,23 @@ def walk_stream(read: Callable[[int], bytes], on_other: OnOther | None = None) -
             name = _text(_note(read, n))
         elif kind == b"x":
             records = _pax(_note(read, n))
-            name = records.get("path", name)
+            name = records.get("GNU.sparse.name", records.get("path", name))
             length = _decimal(records["size"]) if "size" in records else None
             sparse = any(key.startswith("GNU.sparse.") for key in records)
-            name = records.get("GNU.sparse.name", name)
         elif kind in b"gK":
             _note(read, n)
         else:
-            full = _name(header) if name is None else name
-            at += _pass_over(read, kind, header, n, full, on_other)
+            at += _pass_over(read, kind, header, n)
+            if kind in _OTHER_KINDS:
+                yield _name(header) if name is None else name, _OTHER_KINDS[kind]
             name, length, sparse = None, None, False
         header, zeros = _next_header(read, at)
         if zeros and header is not None:
-            at = 0
-            _tell(on_other, "", JOINED)
-            name, length, sparse = None, None, False
+            at, name, length, sparse = 0, None, None, False
+            yield "", JOINED
 
 
-def _first_header(read: Callable[[int], bytes]) -> bytes | None:
+def _first_header(read: Read) -> bytes | None:
     first = _at_most(read, BLOCK)
     if not first:
         raise DamagedTar(EMPTY)
@@ -137,7 +138,7 @@ def _first_header(read: Callable[[int], bytes]) -> bytes | None:
     return header
 
 
-def _next_header(read: Callable[[int], bytes], length: int) -> tuple[bytes | None, int]:
+def _next_header(read: Read, length: int) -> tuple[bytes | None, int]:
     """The header that follows an archive's first `length` bytes, None at the end; and how many zeros lay before it."""
     header = _exactly(read, BLOCK)
     if header[:1] == b"\0" and not header.strip(b"\0"):
@@ -152,7 +153,7 @@ def _next_header(read: Callable[[int], bytes], length: int) -> tuple[bytes | Non
     return header, 0
 
 
-def _after_zeros(read: Callable[[int], bytes], zeros: int) -> tuple[int, bytes | None]:
+def _after_zeros(read: Read, zeros: int) -> tuple[int, bytes | None]:
     """All zeros from the mark that ends an archive on, `zeros` of them read; and the header behind them, if any."""
     while True:
         block = _at_most(read, BLOCK)
@@ -195,13 +196,9 @@ def _what_it_is(first: bytes) -> str:
     return "no tar archive"
 
 
-def _pass_over(
-    read: Callable[[int], bytes], kind: bytes, header: bytes, n: int, name: str, on_other: OnOther | None
-) -> int:
-    """Pass over what is no regular file; how many bytes beside its stated size were read."""
+def _pass_over(read: Read, kind: bytes, header: bytes, n: int) -> int:
+    """Pass over the content of what is no regular file; how many bytes beside its stated size it has."""
     if kind in b"123456":  # links, devices, folders: nothing follows, whatever size they state
-        if kind in b"12":
-            _tell(on_other, name, HARD_LINK if kind == b"1" else SYMBOLIC_LINK)
         return -(n + -n % BLOCK)
     extra = 0
     if kind == b"S":
@@ -209,17 +206,11 @@ def _pass_over(
         while more not in (b"\0", b""):
             more = _exactly(read, BLOCK)[504:505]
             extra += BLOCK
-        _tell(on_other, name, SPARSE)
     _skip(read, n + -n % BLOCK)
     return extra
 
 
-def _tell(on_other: OnOther | None, name: str, what: str) -> None:
-    if on_other is not None:
-        on_other(name, what)
-
-
-def _exactly(read: Callable[[int], bytes], n: int) -> bytes:
+def _exactly(read: Read, n: int) -> bytes:
     """So many bytes; streams may give fewer at a time."""
     data = read(min(n, CHUNK)) if n else b""
     if len(data) == n:
@@ -230,13 +221,13 @@ def _exactly(read: Callable[[int], bytes], n: int) -> bytes:
     return data
 
 
-def _at_most(read: Callable[[int], bytes], n: int) -> bytes:
+def _at_most(read: Read, n: int) -> bytes:
     """So many bytes, or what there is before the end."""
     data = read(n)
     return data if len(data) == n else _joined(read, data, n)
 
 
-def _joined(read: Callable[[int], bytes], data: bytes, n: int) -> bytes:
+def _joined(read: Read, data: bytes, n: int) -> bytes:
     parts, missing = [data], n - len(data)
     while missing and parts[-1]:
         parts.append(read(min(missing, CHUNK)))
@@ -244,7 +235,7 @@ def _joined(read: Callable[[int], bytes], data: bytes, n: int) -> bytes:
     return b"".join(parts)
 
 
-def _skip(read: Callable[[int], bytes], n: int) -> None:
+def _skip(read: Read, n: int) -> None:
     while n:
         passed = len(read(min(n, CHUNK)))
         if not passed:
@@ -252,7 +243,7 @@ def _skip(read: Callable[[int], bytes], n: int) -> None:
         n -= passed
 
 
-def _note(read: Callable[[int], bytes], n: int) -> bytes:
+def _note(read: Read, n: int) -> bytes:
     """The content of a member that tells of the next one."""
     if n > MOST_HEADER:
         raise DamagedTar(f"a header of {n:,} bytes", whole_length=True)
@@ -263,17 +254,26 @@ def _note(read: Callable[[int], bytes], n: int) -> bytes:
 
 def _is_header(header: bytes) -> bool:
     """Whether the checksum is right: the sum of all bytes, its own eight counted as spaces."""
-    field = header[148:156]
     try:
-        stated = _number(field)
-    except DamagedTar:
-        return False
+        stated = int(header[148:154], 8)
+    except ValueError:
+        try:
+            stated = _number(header[148:156])
+        except DamagedTar:
+            return False
     # The low half of Adler-32 is 1 + the sum of the bytes modulo 65,521, fifty times faster than a sum in Python.
-    low = zlib.adler32(header) & 0xFFFF
-    if (stated - 8 * 32 + sum(field) - low + 1) % 65_521 == 0:
+    blank = header[:148] + b"        " + header[156:]
+    if (stated + 1) % 65_521 == zlib.adler32(blank) & 0xFFFF:
         return True
-    high = sum(byte > 127 for byte in header[:148] + header[156:])  # old tars summed signed bytes
-    return stated == sum(header[:148]) + 8 * 32 + sum(header[156:]) - 256 * high
+    return stated == sum(blank) - 256 * sum(byte > 127 for byte in blank)  # old tars summed signed bytes
+
+
+def _size(header: bytes) -> int:
+    try:
+        number = int(header[124:135], 8)  # as nearly all are written
+    except ValueError:
+        return _number(header[124:136])
+    return number if number >= 0 else _number(header[124:136])
 
 
 def _number(field: bytes) -> int:
