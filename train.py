@@ -9,6 +9,7 @@ Everything that can be known to be wrong is checked before the first step.
 import conf.runtime  # noqa: F401  # isort: skip  # before torch
 
 import contextlib
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, set_seed
 
+from balance.files import write_whole
 from balance.prepare import save_balance
 from balance.progress import ProgressLine
 from balance.stages import StagedStream, Stages, prepare_stages, resolve_stages, stage_specs
@@ -145,6 +147,7 @@ def main(config: Config) -> int:
     if first:  # not before: a resume that is refused leaves all as it was
         save_balance(run.stages.main, folder / "plan")
         write_provenance(folder, shards, run.stages.main.hash, accelerator.device, world)
+        write_whole(folder / "evaluation_sets.json", json.dumps(run.suite.sets_read(), indent=1, ensure_ascii=False))
     if clock.step == 0:
         tracker.keep(folder / "plan", "plan")
         tracker.log(as_metrics("data", run.stages.main.values()), 0, 0, 0)

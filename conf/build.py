@@ -167,6 +167,7 @@ def create_suite(config: Config, held_out: list[str] | None) -> Suite:
         wanted.batch_size,
         held_out,
         allow_pipe=config.data.allow_pipe,
+        max_bad=config.data.max_bad,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from balance.common.images import IMAGES_VERSION
 from balance.files import whole_file, write_whole
 from models.factory import ModelBundle
 
@@ -115,6 +116,7 @@ def model_key(bundle: ModelBundle) -> str:
     """A hash of all that a model's features depend on: weights, architecture, preprocessing, length of texts."""
     digest = hashlib.blake2b(digest_size=12)
     facts: dict[str, Any] = {
+        "images": IMAGES_VERSION,
         "config": bundle.config,
         "mean": bundle.mean,
         "std": bundle.std,

@@ -1,6 +1,5 @@
 """Pictures for a model: decoded and resized ahead of it by threads, and kept for the next model or epoch."""
 
-import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from balance.common.images import BadImage, decode_rgb
 from balance.errors import UserError
 
 Resize = Callable[[Image.Image], Image.Image]
@@ -70,7 +70,7 @@ class Pixels:
             return kept
         try:
             return decode(picture.encoded, resize)
-        except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all of these for damaged files
+        except BadImage as error:
             raise UserError(
                 f"The picture {picture.name} can't be decoded ({error}); mend it or take it out of the set."
             ) from error
@@ -83,6 +83,5 @@ class Pixels:
 
 def decode(image: bytes, resize: Resize) -> torch.Tensor:
     """Decode one picture and apply the evaluation transform; (3, h, w) uint8."""
-    with Image.open(io.BytesIO(image)) as picture:
-        pixels = np.array(resize(picture).convert("RGB"))
+    pixels = np.array(resize(decode_rgb(image)))
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()

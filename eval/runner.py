@@ -60,7 +60,7 @@ class Suite:
     Attributes:
         evaluators: in the order of the configuration.
         sets: by name.
-        skipped: what can't run, a sentence for each cause.
+        skipped: what can't run and which samples are left out, a sentence for each cause.
         absent: evaluators that can't run -> why.
         resamples: bootstrap resamples behind an interval.
         batch_size: pictures or texts embedded at a time.
@@ -123,6 +123,16 @@ class Suite:
         metrics.append(Metric("eval/seconds", self.seconds["all"]))
         return metrics
 
+    def sets_read(self) -> dict[str, dict[str, Any]]:
+        """For each set how many images it has, and what was left out: {name: {images, left_out, examples}}.
+
+        `left_out` counts samples by cause, `examples` names one for each cause.
+        """
+        return {
+            name: {"images": len(data), "left_out": data.bad, "examples": data.examples}
+            for name, data in self.sets.items()
+        }
+
     def _measure(self, embed: Embedder) -> Iterator[Metric]:
         self.pages, self.seconds = {}, {}
         embed.prepare(self.sets.values())
@@ -156,6 +166,7 @@ def build_suite(
     held_out: Any = None,
     keep_bytes: int = KEEP_BYTES,
     allow_pipe: bool = False,
+    max_bad: float = 0.05,
 ) -> Suite:
     """Load the sets and check the evaluators.
 
@@ -170,6 +181,7 @@ def build_suite(
             None for none.
         keep_bytes: decoded pictures to keep for the next epoch or model, in bytes.
         allow_pipe: let the sets' `pipe:` addresses run shell commands.
+        max_bad: share of a set's samples that may be unusable (`load_set`).
 
     Raises:
         UserError: an unknown kind, set or option.
@@ -195,7 +207,7 @@ def build_suite(
             if wanted in suite.sets or wanted in missing:
                 continue
             try:
-                suite.sets[wanted] = load_set(wanted, sets[wanted], allow_pipe)
+                suite.sets[wanted] = load_set(wanted, sets[wanted], allow_pipe, max_bad)
             except MissingSet as error:
                 if wanted == HELD_OUT:  # the user named it for this run, so that it must be there
                     raise
@@ -216,6 +228,7 @@ def build_suite(
         used |= set(roles.values())
     suite.sets = {wanted: data for wanted, data in suite.sets.items() if wanted in used}
     suite.skipped = _by_cause(suite.absent) + suite.skipped
+    suite.skipped += [sentence for data in suite.sets.values() for sentence in data.sentences()]
     return suite
 
 

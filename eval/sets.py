@@ -2,23 +2,39 @@
 
 Three layouts: CLIP_benchmark's (`classnames.txt`, `zeroshot_classification_templates.txt` and `test/*.tar` with `.cls`
 members), plain shards with `.json` labels or captions, and a folder of picture files with or without a table of labels.
-Pictures get the evaluation transform of open_clip, exactly.
+A folder with `dataset_type.txt` and `test/*.tar` is CLIP_benchmark's, too. Pictures get open_clip's evaluation
+transform.
 """
 
 import csv
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from balance.errors import UserError
+from balance.stream.damage import Damage
 from balance.stream.opening import RefusedAddress
-from balance.stream.samples import BadSample, RawSample, check_image_header, image_bytes, parse_sample, read_shard
+from balance.stream.samples import (
+    IMAGE_EXTENSIONS,
+    BadSample,
+    RawSample,
+    check_image,
+    parse_sample,
+    read_shard,
+)
 from balance.stream.shards import expand_braces, expand_shards
 from eval.features import content_key
 from eval.pixels import Picture
 from eval.wording import labels_by_wording
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+PICTURES = tuple(f".{extension}" for extension in IMAGE_EXTENSIONS)
+LAYOUT_FILES = ("classnames.txt", "dataset_type.txt")  # of CLIP_benchmark, whose shards lie in test/
+NO_ROW = "no row in the table of labels"
+NO_NAME, NO_NUMBER = "class number without a name", "class that is no number"
+FEW = 10  # samples that may be left out whatever their share, as in training
 
 
 class MissingSet(UserError):
@@ -34,9 +50,11 @@ class EvalSet:
         encoded: the pictures as they lie in the shards, n of them.
         labels: for each picture its JSON fields, and `cls` where the set has classes.
         captions: for each picture its captions, possibly none.
-        classnames: names of the classes, by number.
+        classnames: names of the classes, by number; empty for a number without a name.
         templates: prompts for classes, with `{c}` for the name.
         bad: samples left out, by cause.
+        examples: the key of the first sample left out, or the shard, by cause.
+        notes: what else is worth a word, a sentence each.
         keys: what each picture is called: its key in the shards, or its path inside the folder, with `/`.
     """
 
@@ -47,11 +65,32 @@ class EvalSet:
     classnames: list[str] = field(default_factory=list)
     templates: list[str] = field(default_factory=list)
     bad: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     _picture_keys: list[bytes] | None = None
 
     def __len__(self) -> int:
         return len(self.encoded)
+
+    def leave_out(self, cause: str, example: str, count: int = 1) -> None:
+        """Count samples that can't be used, of which `example` is the first."""
+        self.bad[cause] = self.bad.get(cause, 0) + count
+        self.examples.setdefault(cause, example)
+
+    def left_out(self) -> str:
+        """The samples left out by cause, with an example each, in words; empty where there are none."""
+        parts = [
+            f"{count:,} {cause}" + (f" (such as {self.examples[cause]})" if cause in self.examples else "")
+            for cause, count in sorted(self.bad.items(), key=lambda item: -item[1])
+        ]
+        return ", ".join(parts)
+
+    def sentences(self) -> list[str]:
+        """What a user should know of this set before it is measured."""
+        total = len(self) + sum(self.bad.values())
+        left = [f"{total - len(self):,} of {total:,} samples are left out: {self.left_out()}."] if self.bad else []
+        return [f"set {self.name}: {sentence}" for sentence in [*left, *self.notes]]
 
     def picture_keys(self) -> list[bytes]:
         """For each picture the hash of its bytes: equal pictures have equal keys, in whichever set."""
@@ -68,8 +107,8 @@ class EvalSet:
         ]
 
 
-def load_set(name: str, spec: Any, allow_pipe: bool = False) -> EvalSet:
-    """Read an evaluation set, pictures still encoded.
+def load_set(name: str, spec: Any, allow_pipe: bool = False, max_bad: float = 0.05) -> EvalSet:
+    """Read an evaluation set, pictures still encoded, and leave out what can't be decoded.
 
     Args:
         name: its name, for messages.
@@ -78,11 +117,12 @@ def load_set(name: str, spec: Any, allow_pipe: bool = False) -> EvalSet:
             folder, by default "file". Braces stand for names that a folder may have: `{imagenet,imagenet_sample}`.
             `words`: attribute word lists; what captions say by them becomes labels (eval/wording.py).
         allow_pipe: let `pipe:` addresses through, which run a shell command for each shard.
+        max_bad: the share of samples that may be left out; `FEW` always may.
 
     Raises:
         MissingSet: nothing is there.
-        UserError: a key of `spec` is not known, a file of the layout is missing, no sample can be used, or two of the
-            names in braces are there.
+        UserError: a key of `spec` is not known, no sample can be used or too many can't be, or two of the names in
+            braces are there.
     """
     spec = dict(spec)
     unknown = set(spec) - {"path", "labels", "file", "words"}
@@ -90,6 +130,7 @@ def load_set(name: str, spec: Any, allow_pipe: bool = False) -> EvalSet:
         has = ", ".join(sorted(spec)) or "nothing"
         raise UserError(f"eval.sets.{name} takes path, labels, file and words; it has {has}.")
     found = _read_set(name, spec, allow_pipe)
+    _check_share(found, max_bad)
     words = spec.get("words") or []
     if words:
         try:
@@ -126,7 +167,9 @@ def _the_one_there(name: str, path: Any, labels: str | None) -> tuple[Any, str |
 def _load_shards(name: str, path: Any, folder: Path | None, allow_pipe: bool) -> EvalSet:
     found = EvalSet(name, [], [], [])
     if folder is not None and (folder / "classnames.txt").is_file():
-        found.classnames, found.templates = _lines(folder / "classnames.txt"), _templates(folder)
+        _read_classes(found, folder)
+    benchmark = folder is not None and any((folder / file).is_file() for file in LAYOUT_FILES)
+    if folder is not None and benchmark and (folder / "test").is_dir():
         path = str(folder / "test")
     try:
         shards = expand_shards(path, f"eval.sets.{name}", allow_pipe)
@@ -135,16 +178,21 @@ def _load_shards(name: str, path: Any, folder: Path | None, allow_pipe: bool) ->
     except UserError as error:
         raise MissingSet(str(error)) from error
     for shard in shards:
-        for raw in read_shard(shard, on_bad=lambda damage: _count(found.bad, damage.cause, damage.lost())):
+        for raw in read_shard(shard, on_bad=partial(_damaged, found, shard)):
             try:
                 _add(found, raw)
             except BadSample as error:
-                _count(found.bad, error.cause)
+                found.leave_out(error.cause, str(raw["__key__"]))
+    _leave_out_broken(found)
     if not found.encoded:
         raise MissingSet(
-            f"The evaluation set {name} ({path}) has no usable sample: {found.bad or 'its shards are empty'}."
+            f"The evaluation set {name} ({path}) has no usable sample: {found.left_out() or 'its shards are empty'}."
         )
     return found
+
+
+def _damaged(found: EvalSet, shard: str, damage: Damage) -> None:
+    found.leave_out(damage.cause, shard, damage.lost())
 
 
 def _load_folder(name: str, folder: Path, files: list[Path], table: str | None, column: str) -> EvalSet:
@@ -154,24 +202,53 @@ def _load_folder(name: str, folder: Path, files: list[Path], table: str | None, 
     for file in files:
         key = file.relative_to(folder).as_posix()
         if labels is not None and key not in labels:
-            _count(found.bad, "no row in the table of labels")
+            found.leave_out(NO_ROW, key)
             continue
-        image = file.read_bytes()
-        try:
-            check_image_header(image)
-        except BadSample as error:
-            _count(found.bad, error.cause)
-            continue
-        found.encoded.append(image)
+        found.encoded.append(file.read_bytes())
         found.labels.append({} if labels is None else labels.pop(key))
         found.captions.append(())
         found.keys.append(key)
+    _leave_out_broken(found)
     if labels:
         some = ", ".join(list(labels)[:3])
         raise UserError(f"eval.sets.{name}: {len(labels)} pictures of {table} are not in {folder}, such as {some}.")
     if not found.encoded:
-        raise UserError(f"The evaluation set {name} ({folder}) has no usable picture: {found.bad}.")
+        raise UserError(f"The evaluation set {name} ({folder}) has no usable picture: {found.left_out()}.")
     return found
+
+
+def _leave_out_broken(found: EvalSet) -> None:
+    """Decode each picture once, at the lowest scale, so that none turns out to be damaged after hours of training."""
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+        causes = list(pool.map(_broken, found.encoded))
+    if not any(causes):
+        return
+    for cause, key in zip(causes, found.keys, strict=True):
+        if cause is not None:
+            found.leave_out(cause, key)
+    kept = [row for row, cause in enumerate(causes) if cause is None]
+    found.encoded = [found.encoded[row] for row in kept]
+    found.labels = [found.labels[row] for row in kept]
+    found.captions = [found.captions[row] for row in kept]
+    found.keys = [found.keys[row] for row in kept]
+
+
+def _broken(image: bytes) -> str | None:
+    try:
+        check_image(image)
+    except BadSample as error:
+        return error.cause
+    return None
+
+
+def _check_share(found: EvalSet, max_bad: float) -> None:
+    bad = sum(count for cause, count in found.bad.items() if cause != NO_ROW)  # a table may name a part of a folder
+    total = len(found) + bad
+    if bad > max(FEW, max_bad * total):
+        raise UserError(
+            f"The evaluation set {found.name}: {bad:,} of {total:,} samples can't be used ({bad / total:.1%}, more "
+            f"than data.max_bad={max_bad:g}): {found.left_out()}; mend the set, or raise data.max_bad."
+        )
 
 
 def _read_table(name: str, path: Path, column: str) -> dict[str, dict[str, Any]]:
@@ -186,37 +263,37 @@ def _read_table(name: str, path: Path, column: str) -> dict[str, dict[str, Any]]
 
 
 def _add(found: EvalSet, raw: RawSample) -> None:
-    image = image_bytes(raw)
-    check_image_header(image)
-    captions: tuple[str, ...] = ()
-    labels: dict[str, Any] = {}
-    try:
-        sample = parse_sample({"__key__": raw["__key__"], "txt": b"-", **raw})
-        labels = dict(sample.meta)
-        captions = sample.captions if sample.captions != ("-",) else ()
-    except BadSample as error:
-        if error.cause != "no caption":
-            raise
+    sample = parse_sample(raw, need_caption=False)
+    labels = dict(sample.meta)
     if "cls" in raw:
-        labels["cls"] = int(raw["cls"])
-        if not 0 <= labels["cls"] < max(len(found.classnames), 1):
-            raise BadSample("class number without a name")
-    found.encoded.append(image)
+        labels["cls"] = _class_number(raw["cls"], found.classnames)
+    found.encoded.append(sample.image)
     found.labels.append(labels)
-    found.captions.append(captions)
+    found.captions.append(sample.captions)
     found.keys.append(str(raw["__key__"]))
 
 
-def _count(bad: dict[str, int], cause: str, count: int = 1) -> None:
-    bad[cause] = bad.get(cause, 0) + count
+def _class_number(content: bytes, names: list[str]) -> int:
+    """The number of a `.cls` member; of a set without names any number is one."""
+    try:
+        number = int(content)
+    except ValueError as error:
+        raise BadSample(NO_NUMBER) from error
+    if number < 0 or (names and not (number < len(names) and names[number])):
+        raise BadSample(NO_NAME)
+    return number
 
 
-def _lines(path: Path) -> list[str]:
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-
-
-def _templates(folder: Path) -> list[str]:
+def _read_classes(found: EvalSet, folder: Path) -> None:
+    """Names by number, so that a blank line keeps its number; and templates."""
+    text = (folder / "classnames.txt").read_text(encoding="utf-8-sig").rstrip()
+    found.classnames = [line.strip() for line in text.splitlines()]
+    blank = [str(number) for number, word in enumerate(found.classnames) if not word]
+    if blank:
+        found.notes.append(f"{folder / 'classnames.txt'} has no name for class {', '.join(blank[:5])}.")
     path = folder / "zeroshot_classification_templates.txt"
-    if not path.is_file():
-        raise UserError(f"{folder} has classnames.txt but no {path.name}; add it, one prompt with {{c}} a line.")
-    return _lines(path)
+    if path.is_file():
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        found.templates = [line.strip() for line in lines if line.strip()]
+    else:
+        found.notes.append(f"there is no {path}, so that zero-shot prompts are 'a photo of a {{c}}' unless given.")

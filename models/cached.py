@@ -8,7 +8,6 @@ the next time, as evaluation sets come again after every epoch.
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 import zipfile
@@ -21,9 +20,9 @@ import numpy.typing as npt
 import torch
 from open_clip.hf_model import HFTextEncoder
 from open_clip.timm_model import TimmModel
-from PIL import Image
 from torch import nn
 
+from balance.common.images import IMAGES_VERSION, BadImage, decode_rgb
 from balance.errors import UserError
 from models.factory import ModelBundle
 
@@ -52,7 +51,7 @@ class KeptTowers:
         """Outputs of the picture tower, (n, d), with the evaluation transform; NaN for what can't be decoded."""
         pixels, good = [], []
         for row, content in enumerate(images):
-            with contextlib.suppress(Exception):  # Pillow raises many kinds, OSError, SyntaxError and ValueError too
+            with contextlib.suppress(BadImage):
                 pixels.append(self._pixels(content))
                 good.append(row)
         found = np.full((len(images), int(self.visual.trunk.num_features)), np.nan, np.float32)
@@ -75,8 +74,7 @@ class KeptTowers:
         return found
 
     def _pixels(self, content: bytes) -> torch.Tensor:
-        with Image.open(io.BytesIO(content)) as picture:
-            return torch.from_numpy(np.array(self.bundle.resize(picture).convert("RGB"))).permute(2, 0, 1)
+        return torch.from_numpy(np.array(self.bundle.resize(decode_rgb(content)))).permute(2, 0, 1)
 
     @contextlib.contextmanager
     def _computing(self) -> Any:
@@ -94,6 +92,7 @@ class KeptTowers:
             "resize": str(self.bundle.resize),
             "context": getattr(self.bundle.tokenizer, "context_length", None),
             "dtype": str(self.dtype),
+            "images": IMAGES_VERSION,
         }
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
         for tower in (self.visual.trunk, self.text.transformer):

@@ -25,6 +25,7 @@ if __name__ == "__main__":  # the project's folder, whichever folder the command
 import numpy as np
 from PIL import Image
 
+from balance.common.images import BadImage, decode_rgb
 from balance.errors import UserError
 from balance.files import write_whole
 from balance.progress import ProgressLine
@@ -100,9 +101,8 @@ def _landmark_file(folder: Path, face: str) -> Path:
 
 def _read(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
     try:
-        with Image.open(path) as picture:
-            return np.array(picture.convert("RGB"))
-    except OSError as error:
+        return np.array(decode_rgb(path.read_bytes()))
+    except (OSError, BadImage) as error:
         raise UserError(f"{path} can't be read as a picture.") from error
 
 

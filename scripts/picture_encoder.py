@@ -1,16 +1,15 @@
 """The picture model that `balance/labels/pictures.py` is handed: any open_clip model, in bf16 where that is faster."""
 
 import hashlib
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 
+from balance.common.images import BadImage, decode_rgb
 from balance.errors import UserError
 from balance.labels.annotators import EncoderFactory
 from models.factory import ModelBundle, create
@@ -62,9 +61,8 @@ class OpenClipEncoder:
 
     def _pixels(self, image: bytes) -> torch.Tensor | None:
         try:
-            with Image.open(io.BytesIO(image)) as picture:
-                return pil_to_tensor(self._bundle.resize(picture.convert("RGB")))
-        except Exception:  # Pillow raises many kinds; the label is unknown then
+            return pil_to_tensor(self._bundle.resize(decode_rgb(image)))
+        except BadImage:  # the label is unknown then
             return None
 
     def _autocast(self) -> torch.autocast:

@@ -10,8 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from balance.common.images import decode_rgb, opened, upright_size
 from balance.errors import UserError
 from scripts.stimuli_plan import Item, Plan, first_of, need, on_white, pictures_in
 
@@ -73,8 +72,8 @@ def miap(source: Path, options: dict[str, Any]) -> Plan:
             plan.left_out["picture not downloaded"] += 1
             continue
         box = tuple(float(row[name]) for name in ("XMin", "YMin", "XMax", "YMax"))
-        with Image.open(path) as picture:
-            size = picture.size
+        with opened(path.read_bytes()) as picture:
+            size = upright_size(picture)
         if min((box[2] - box[0]) * size[0], (box[3] - box[1]) * size[1]) < MIAP_SMALLEST:
             plan.left_out[f"smaller than {MIAP_SMALLEST} px"] += 1
             continue
@@ -86,12 +85,11 @@ def miap(source: Path, options: dict[str, Any]) -> Plan:
 
 
 def _crop(content: bytes, box: tuple[float, ...]) -> bytes:
-    with Image.open(io.BytesIO(content)) as picture:
-        width, height = picture.size
-        pixels = [round(part * side) for part, side in zip(box, (width, height) * 2, strict=True)]
-        buffer = io.BytesIO()
-        picture.convert("RGB").crop((pixels[0], pixels[1], pixels[2], pixels[3])).save(buffer, "JPEG", quality=95)
-        return buffer.getvalue()
+    picture = decode_rgb(content)
+    pixels = [round(part * side) for part, side in zip(box, picture.size * 2, strict=True)]
+    buffer = io.BytesIO()
+    picture.crop((pixels[0], pixels[1], pixels[2], pixels[3])).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
 
 
 def omi(source: Path, options: dict[str, Any]) -> Plan:

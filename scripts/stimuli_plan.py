@@ -17,13 +17,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from balance.common.images import BadImage, opened, to_rgb
 from balance.errors import UserError
 from balance.files import write_whole
 from balance.progress import ProgressLine
+from balance.stream.samples import IMAGE_EXTENSIONS
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+PICTURES = tuple(f".{extension}" for extension in IMAGE_EXTENSIONS)
 SHARD_ITEMS = 1000
 DONE = "prepared.json"
 
@@ -56,9 +56,9 @@ class Item:
         try:
             if self.change is not None:
                 return self.change(content)
-            with Image.open(io.BytesIO(content)):
+            with opened(content):
                 return content
-        except OSError as error:
+        except BadImage as error:
             raise UserError(f"{self.path} can't be read as a picture; download it again.") from error
 
 
@@ -217,16 +217,14 @@ def pictures_in(folder: Path) -> list[Path]:
 
 
 def on_white(content: bytes) -> bytes:
-    """The same bytes; a picture with transparency is laid on white, which no model's transform does.
+    """The same bytes; a picture with transparency is laid on white, for whatever else may read it.
 
     Raises:
-        OSError: no picture.
+        BadImage: no picture.
     """
-    with Image.open(io.BytesIO(content)) as picture:
+    with opened(content) as picture:
         if not picture.has_transparency_data:
             return content
-        layer = picture.convert("RGBA")
-        ground = Image.new("RGBA", layer.size, "white")
         buffer = io.BytesIO()
-        Image.alpha_composite(ground, layer).convert("RGB").save(buffer, "PNG")
+        to_rgb(picture).save(buffer, "PNG")
         return buffer.getvalue()

@@ -85,6 +85,7 @@ def load_suite(config: Config, keep_bytes: int) -> Suite:
         wanted.batch_size,
         keep_bytes=keep_bytes,
         allow_pipe=config.data.allow_pipe,
+        max_bad=config.data.max_bad,
     )
     if not suite.evaluators:
         raise UserError(f"The suite {wanted.name} has nothing to run: {' '.join(suite.skipped) or 'it is empty'}")
@@ -137,6 +138,7 @@ def measure(
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": {part: round(seconds, 2) for part, seconds in suite.seconds.items()},
         "sets": {key: len(data) for key, data in suite.sets.items()},
+        "left_out": {key: found["left_out"] for key, found in suite.sets_read().items() if found["left_out"]},
         "skipped": suite.skipped,
         "truncated": suite.truncated,
         "kinds": {evaluator.name: kinds.get(evaluator.name) for evaluator in suite.evaluators},

@@ -45,7 +45,7 @@ from scripts.suite_tools import compose_suite, folder_name, load_suite, measure,
 from scripts.zoo_models import ZooModel, read_zoo
 
 OPTIONS = {"zoo": "", "out": "", "suite": "", "keep_features": False}
-NOT_FACTS = ("kinds", "headline", "seconds", "sets", "skipped", "truncated", "fingerprint")
+NOT_FACTS = ("kinds", "headline", "seconds", "sets", "left_out", "skipped", "truncated", "fingerprint")
 
 
 def main(arguments: list[str]) -> int:

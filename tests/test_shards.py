@@ -101,7 +101,7 @@ def test_captions_come_from_the_json_list_or_the_text_or_the_json_string() -> No
         ({"txt": b"x"}, "no picture"),
         ({"jpg": b"x"}, "no caption"),
         ({"jpg": b"x", "txt": b"  "}, "no caption"),
-        ({"jpg": b"x", "txt": b"\xff\xfe"}, "caption is not UTF-8"),
+        ({"jpg": b"x", "txt": b"caf\xe9"}, "caption is not UTF-8"),
         ({"jpg": b"x", "txt": b"x", "json": b"{"}, "unreadable JSON"),
         ({"jpg": b"x", "txt": b"x", "json": b"[1]"}, "unreadable JSON"),
         ({"jpg": b"x", "json": b'{"captions": [null, ""]}'}, "no caption"),

@@ -12,7 +12,7 @@ from balance.errors import UserError
 from balance.labels.captions import CaptionSource
 from balance.labels.metadata import JsonSource, TableSource, resolve_auto
 from balance.labels.pictures import Encoder, PictureSource
-from balance.stream.samples import Sample
+from balance.stream.samples import SAMPLES_VERSION, Sample
 
 EncoderFactory = Callable[[Mapping[str, Any]], Encoder]
 """Makes the model behind a pictures source from its `model` settings; the program gives it."""
@@ -74,7 +74,11 @@ class Annotator:
                 f"attributes: {min(both)!r} is both an attribute and a concept; set a 'prefix' for the concepts."
             )
         self.needs = frozenset().union(*(source.needs for source in sources))
-        described = {"sources": [source.describe() for source in sources], "fallbacks": list(map(bool, fallbacks))}
+        described = {
+            "samples": SAMPLES_VERSION,
+            "sources": [source.describe() for source in sources],
+            "fallbacks": list(map(bool, fallbacks)),
+        }
         text = json.dumps(described, sort_keys=True, ensure_ascii=False)
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:32]
 

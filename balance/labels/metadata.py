@@ -1,7 +1,6 @@
 """Attributes and concepts from metadata: a field of the `.json` member, or a column of a table joined on the key."""
 
 import glob
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from balance.errors import UserError
-from balance.stream.samples import Sample, read_shard
+from balance.stream.samples import BadSample, Sample, parse_json, read_shard
 
 _MAPPING_KEYS = {"kind", "field", "attribute", "positive", "values", "bins", "probability", "concepts", "prefix"}
 _MAPPING_KEYS |= {"proxies", "fallback", "one_hot"}
@@ -197,10 +196,10 @@ def resolve_auto(config: Mapping[str, Any], shards: Sequence[str]) -> Mapping[st
     for shard in shards:
         for raw in read_shard(shard, on_bad=lambda cause: None):
             try:
-                meta = json.loads(raw.get("json", b"{}"))
-            except ValueError:
+                meta = parse_json(raw.get("json", b"{}"))
+            except BadSample:
                 continue  # counted as bad by the job
-            value = json_field(meta, field) if isinstance(meta, Mapping) else None
+            value = json_field(meta, field)
             values |= {_folded(item) for item in (value if isinstance(value, list) else [value]) if item is not None}
     if not values or len(values) > _MOST_CONCEPTS:
         raise UserError(

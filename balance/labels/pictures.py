@@ -91,7 +91,7 @@ class PictureSource:
 
     def describe(self) -> dict[str, Any]:
         """What decides the result, as plain data."""
-        return {"kind": "pictures", "version": 1, "model": self._encoder.fingerprint, "prompts": self._spec, "soft":
+        return {"kind": "pictures", "version": 2, "model": self._encoder.fingerprint, "prompts": self._spec, "soft":
         self._soft,
                 "threshold": self._threshold}  # fmt: skip
 

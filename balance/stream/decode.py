@@ -5,13 +5,14 @@ filtering is that of open_clip's training transform. `fast` lets the JPEG decode
 slightly different filter, for training only (see `balance.stream.scaled`).
 """
 
-import io
 import math
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.ImageFile import ImageFile
 
+from balance.common.images import BadImage, opened, to_rgb, upright_size
 from balance.stream.crop import Box, crop_box
 from balance.stream.samples import BadSample
 from balance.stream.scaled import decode_scaled
@@ -45,22 +46,27 @@ def decode_train(
         if found is not None:
             return found
     try:
-        with Image.open(io.BytesIO(image)) as picture:
-            box = crop_box(*picture.size, u, scale, ratio)
+        with opened(image) as picture:
             if fast:
-                box = _draft(picture, box, size)
-            colours = picture if picture.mode == "RGB" else picture.convert("RGB")  # convert would copy
+                colours, box = _shrunk(picture, size, u, scale, ratio)
+            else:
+                colours = to_rgb(picture)
+                box = crop_box(*colours.size, u, scale, ratio)
             pixels = colours.resize((size, size), Image.Resampling.BICUBIC, box=box)
-    except Exception as error:  # Pillow raises many kinds, OSError, SyntaxError and ValueError among them
-        raise BadSample("undecodable picture") from error
+    except BadImage as error:
+        raise BadSample(error.cause) from error
     return np.ascontiguousarray(np.asarray(pixels).transpose(2, 0, 1))
 
 
-def _draft(picture: Image.Image, box: Box, size: int) -> Box:
-    """Ask the decoder for the smallest scale that still holds the crop; return the box at that scale."""
-    width, height = picture.size
+def _shrunk(
+    picture: ImageFile, size: int, u: tuple[float, ...], scale: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[Image.Image, Box]:
+    """Ask the decoder for the smallest scale that still holds the crop; the picture, and the box at that scale."""
+    width, height = upright_size(picture)
+    box = crop_box(width, height, u, scale, ratio)
     shrink = max(size / (box[2] - box[0]), size / (box[3] - box[1]))
     if shrink < 1:
-        picture.draft("RGB", (math.ceil(width * shrink), math.ceil(height * shrink)))
-    x, y = picture.width / width, picture.height / height
-    return box[0] * x, box[1] * y, min(box[2] * x, picture.width), min(box[3] * y, picture.height)
+        picture.draft("RGB", (math.ceil(picture.width * shrink), math.ceil(picture.height * shrink)))
+    colours = to_rgb(picture)
+    x, y = colours.width / width, colours.height / height
+    return colours, (box[0] * x, box[1] * y, min(box[2] * x, colours.width), min(box[3] * y, colours.height))

@@ -24,7 +24,7 @@ from balance.labels.attributes import attribute_path, canonical_url, shard_ident
 from balance.progress import ProgressLine
 from balance.stream.balanced import Batch, StreamConfig, Tokenizer, Use
 from balance.stream.sampler import hash_uniforms
-from balance.stream.samples import BadSample, Sample, parse_sample, read_shard
+from balance.stream.samples import SAMPLES_VERSION, BadSample, Sample, parse_sample, read_shard
 
 SAMPLES_AT_ONCE = 64
 
@@ -121,7 +121,12 @@ def _blocks(url: str) -> Iterator[list[Sample]]:
 
 def _facts(url: str, encoder: Encoder) -> dict[str, str]:
     identity = json.dumps(shard_identity(url), sort_keys=True)
-    return {"shard": canonical_url(url), "shard_id": identity, "towers": encoder.fingerprint}
+    return {
+        "shard": canonical_url(url),
+        "shard_id": identity,
+        "towers": encoder.fingerprint,
+        "samples": str(SAMPLES_VERSION),
+    }
 
 
 def _is_current(path: Path, url: str, encoder: Encoder) -> bool:

@@ -3,17 +3,20 @@
 Nothing is unpickled and no picture is decoded here, so that rejecting a sample costs only the reading of its bytes.
 """
 
-import io
 import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from PIL import Image
-
+from balance.common.images import BadImage, opened, to_rgb
+from balance.stream.captions import UnreadableText, read_captions
 from balance.stream.reading import RawSample as RawSample
 from balance.stream.reading import read_shard as read_shard
 
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "ppm", "bmp")
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "avif", "gif", "tif", "tiff", "bmp", "ppm", "pgm")
+"""Members that are images, whatever their case; of several in a sample the first of this order."""
+SAMPLES_VERSION = 2
+"""To be raised when samples are read by other rules: what was computed from samples by older rules is made anew."""
+_DIGITS = 300
 
 
 class BadSample(ValueError):
@@ -57,47 +60,78 @@ def check_image_header(image: bytes) -> None:
     """Read a picture's header, which costs microseconds and finds most files that are no pictures.
 
     Raises:
-        BadSample: the bytes are no picture that Pillow knows.
+        BadSample: the bytes are no picture that Pillow knows, or one that is too large.
     """
     try:
-        with Image.open(io.BytesIO(image)):
+        with opened(image):
             pass
-    except Exception as error:  # Pillow raises many kinds, OSError, SyntaxError and ValueError among them
-        raise BadSample("undecodable picture") from error
+    except BadImage as error:
+        raise BadSample(error.cause) from error
+
+
+def check_image(image: bytes) -> None:
+    """Decode a picture and throw it away: a JPEG at an eighth of its size, which reads all of its bytes.
+
+    Raises:
+        BadSample: it can't be decoded.
+    """
+    try:
+        with opened(image) as picture:
+            picture.draft(None, (1, 1))
+            to_rgb(picture)
+    except BadImage as error:
+        raise BadSample(error.cause) from error
 
 
 def parse_sample(raw: RawSample, need_caption: bool = True) -> Sample:
-    """Check a raw sample and take it apart.
-
-    Captions are, in this order of preference, the JSON list `captions`, the `.txt` member, the JSON string `caption`.
+    """Check a raw sample and take it apart; its captions by the rules of `balance.stream.captions`.
 
     Args:
         raw: from `read_shard`.
         need_caption: false for labelled pictures, such as faces with JSON labels, which have none.
 
     Raises:
-        BadSample: no picture, no caption, a caption that is not UTF-8, or JSON that can't be read.
+        BadSample: no picture, no caption, a caption that is no text, or JSON that can't be read.
     """
     image = image_bytes(raw)
-    meta: dict[str, Any] = {}
-    if "json" in raw:
-        try:
-            meta = json.loads(raw["json"])
-        except ValueError as error:  # UnicodeDecodeError and JSONDecodeError both
-            raise BadSample("unreadable JSON") from error
-        if not isinstance(meta, dict):
-            raise BadSample("unreadable JSON")
-    captions: list[Any] = []
-    if isinstance(meta.get("captions"), list):
-        captions = meta["captions"]
-    elif "txt" in raw:
-        try:
-            captions = [raw["txt"].decode("utf-8")]
-        except UnicodeDecodeError as error:
+    meta = parse_json(raw["json"]) if "json" in raw else {}
+    try:
+        captions = read_captions(raw, meta)
+    except UnreadableText as error:
+        if need_caption:
             raise BadSample("caption is not UTF-8") from error
-    elif meta.get("caption") is not None:
-        captions = [meta["caption"]]
-    texts = tuple(text.strip() for text in captions if isinstance(text, str) and text.strip())
-    if need_caption and not texts:
+        captions = ()
+    if need_caption and not captions:
         raise BadSample("no caption")
-    return Sample(key=raw["__key__"], image=image, captions=texts, meta=meta)
+    return Sample(key=raw["__key__"], image=image, captions=captions, meta=meta)
+
+
+def parse_json(content: bytes) -> dict[str, Any]:
+    """The object of a `.json` member. NaN and Infinity, as img2dataset and pandas write what is missing, are null.
+
+    Raises:
+        BadSample: it is no JSON object, names a key twice, is nested too deep, or has a number of hundreds of digits.
+    """
+    try:
+        found = _JSON.decode(content.decode(json.detect_encoding(content), "surrogatepass"))
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        raise BadSample("unreadable JSON") from error
+    if not isinstance(found, dict):
+        raise BadSample("unreadable JSON")
+    return found
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key twice")
+    return found
+
+
+def _number(digits: str) -> int:
+    if len(digits) > _DIGITS:  # more than a float holds
+        raise ValueError("a number too long")
+    return int(digits)
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_each_key_once, parse_int=_number, parse_constant=lambda name: None)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from balance.common.images import check_size, jpeg_orientation, turned, upright
 from balance.stream.crop import Box, crop_box
 
 SHRINKS = (8, 4, 2)  # odd scales such as 5/8 take longer than decoding all pixels
@@ -63,13 +64,18 @@ def decode_scaled(
         height, width, colours, _ = libraries.simplejpeg.decode_jpeg_header(image)
         if colours not in PLAIN_COLOURS:
             return None
-        box = crop_box(width, height, u, scale, ratio)
+        check_size(width, height)
+        orientation = jpeg_orientation(image)
+        shown = upright(width, height, orientation)
+        box = crop_box(*shown, u, scale, ratio)
         room = min(box[2] - box[0], box[3] - box[1]) / size
         shrink = next((k for k in SHRINKS if room >= k), 1)
         pixels = libraries.simplejpeg.decode_jpeg(image, min_height=-(-height // shrink), min_width=-(-width // shrink))
     except ValueError:
         return None
-    crop = _cut(pixels, box, pixels.shape[1] / width, pixels.shape[0] / height)
+    if orientation != 1:
+        pixels = np.ascontiguousarray(turned(pixels, orientation))
+    crop = _cut(pixels, box, pixels.shape[1] / shown[0], pixels.shape[0] / shown[1])
     # Area averages only where they average: for enlarging they would repeat pixels.
     method = libraries.cv2.INTER_AREA if min(crop.shape[:2]) >= size else libraries.cv2.INTER_CUBIC
     resized = libraries.cv2.resize(crop, (size, size), interpolation=method)

@@ -37,7 +37,7 @@ class ZeroShot:
         if config.get("classes"):
             classes = words_of(config["classes"])
         elif data.classnames:
-            classes = {str(number): [word] for number, word in enumerate(data.classnames)}
+            classes = {str(number): [word] for number, word in enumerate(data.classnames) if word}
         else:
             raise UserError(
                 f"eval.evaluators.{name}.classes must be given, since the set {data.name} has no classnames.txt."

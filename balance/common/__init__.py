@@ -1,0 +1,1 @@
+"""What balance, models, eval and the programs all use."""
