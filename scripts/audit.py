@@ -29,8 +29,9 @@ from balance.errors import UserError
 from balance.intersections import intersections
 from balance.labels.annotate import annotate_shards
 from balance.labels.attributes import build_annotator
+from balance.labels.summary import faults_of
 from balance.m4.cells import Cells
-from balance.m4.counting import count_parquet
+from balance.m4.counting import attribute_files, count_parquet
 from balance.m4.planfile import load_plan
 from balance.stream.shards import expand_shards
 from conf.cli import compose
@@ -70,12 +71,14 @@ def main(arguments: list[str]) -> None:
     if len(folders) == 2:
         _compare(folders, options, out)
         return
-    cells, title = (_cells(folders[0], options), folders[0]) if folders else _label(overrides, options, out)
-    _audit(cells, options, out, str(options["title"] or title))
+    files, title = (attribute_files(folders[0]), folders[0]) if folders else _label(overrides, options, out)
+    if folders:
+        _print_faults(faults_of(files))
+    _audit(files, options, out, str(options["title"] or title))
 
 
-def _label(overrides: list[str], options: dict[str, Any], out: Path) -> tuple[Cells, str]:
-    """The data that overrides name, labelled, and what they are called."""
+def _label(overrides: list[str], options: dict[str, Any], out: Path) -> tuple[list[str], str]:
+    """The attribute files of the data that overrides name, labelled, and what the data are called."""
     if not any(override.startswith("data=") for override in overrides):
         overrides = ["data=wds", *overrides]
     config = compose(overrides)
@@ -89,7 +92,7 @@ def _label(overrides: list[str], options: dict[str, Any], out: Path) -> tuple[Ce
     named = config.data.train
     more = f" and {len(shards) - 1} more" if len(shards) > 1 else ""
     title = named if isinstance(named, str) else f"{shards[0]}{more}"
-    return _cells([str(path) for path in files], options), title
+    return [str(path) for path in files], title
 
 
 def _cells(files: Any, options: dict[str, Any]) -> Cells:
@@ -107,7 +110,8 @@ def _measure(cells: Cells, options: dict[str, Any], rates: Any = None, target: A
     )
 
 
-def _audit(cells: Cells, options: dict[str, Any], out: Path, title: str) -> None:
+def _audit(files: list[str], options: dict[str, Any], out: Path, title: str) -> None:
+    cells, faults = _cells(files, options), faults_of(files)
     plan, after, rates = None, None, None
     target: dict[str, float] | None = options["target"]
     if options["plan"]:
@@ -120,17 +124,24 @@ def _audit(cells: Cells, options: dict[str, Any], out: Path, title: str) -> None
     top = int(options["top"])
     _print_bias(before, after, top)
     write_tables(out, before, after, *combined)
-    page = write_page(out / "audit.html", title, before, after, plan, rates, cells, combined[0], top)
+    page = write_page(out / "audit.html", title, before, after, plan, rates, cells, combined[0], top, faults)
     print(f"{page}, {out}/associations.csv, attributes.csv, intersections.csv")
 
 
 def _compare(folders: list[str], options: dict[str, Any], out: Path) -> None:
     a, b = (_measure(_cells(folder, options), options) for folder in folders)
+    faults = [f"{folder}: {fault}" for folder in folders for fault in faults_of(attribute_files(folder))]
     changes = compare(a, b)
     _print_changes(changes, int(options["top"]))
     write_changes(out / "changes.csv", changes)
-    page = write_comparison(out / "audit.html", folders, a, b, changes, int(options["top"]))
+    _print_faults(faults)
+    page = write_comparison(out / "audit.html", folders, a, b, changes, int(options["top"]), faults)
     print(f"{page}, {out}/changes.csv")
+
+
+def _print_faults(faults: list[str]) -> None:
+    for fault in faults:
+        print(f"note: {fault}")
 
 
 def _console() -> Console:

@@ -32,8 +32,9 @@ def write_page(
     cells: Cells,
     combined: Sequence[Intersection],
     top: int,
+    faults: Sequence[str] = (),
 ) -> Path:
-    """Write the page of one data set, before and after a plan where there is one."""
+    """Write the page of one data set, before and after a plan where there is one; `faults` are those of its shards."""
     charts = [_heat_map(before, "before" if after else "", top)]
     if after is not None:
         charts.append(_heat_map(after, "after", top, heat_map_rows(before, top)))
@@ -47,7 +48,7 @@ def write_page(
         before=before,
         after=after,
         cards=_cards(before, after, plan),
-        notes=[] if plan is None else explain(plan),
+        notes=[*faults, *([] if plan is None else explain(plan))],
         charts=[chart for chart in charts if chart],
         plan_charts=plan_charts,
         attributes=_attribute_rows(before, after),
@@ -58,7 +59,13 @@ def write_page(
 
 
 def write_comparison(
-    path: Path, names: Sequence[str], a: DataBias, b: DataBias, changes: Sequence[Change], top: int
+    path: Path,
+    names: Sequence[str],
+    a: DataBias,
+    b: DataBias,
+    changes: Sequence[Change],
+    top: int,
+    faults: Sequence[str] = (),
 ) -> Path:
     """Write the page that compares two data sets."""
     shown = [one for one in changes if one.what == "share in concept"][:top]
@@ -82,7 +89,7 @@ def write_comparison(
         before=a,
         after=None,
         cards=cards,
-        notes=[],
+        notes=list(faults),
         charts=charts,
         plan_charts=[],
         attributes=[],

@@ -23,6 +23,7 @@ from balance.prepare import prepare_balance
 from balance.stream.damage import Damage
 from balance.stream.samples import read_shard
 from balance.stream.tarwalk import CUT, DAMAGED_HEADER, EMPTY, ZEROS
+from scripts.audit import main as audit
 from tests.shard_tools import member, picture, write_tar
 from tests.test_tarwalk import resign
 
@@ -197,6 +198,24 @@ def test_half_of_the_shards_broken_is_refused_everywhere(tmp_path: Path) -> None
     assert "10 of 20 shards damaged" in balance.losses[0]
 
 
+def test_the_audit_names_damaged_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = shard(tmp_path / "in" / "bad.tar")
+    bad.write_bytes(bad.read_bytes()[:20_000])
+    summary = labelled([shard(tmp_path / "in" / "s.tar", "s"), bad], tmp_path / "out")
+    capsys.readouterr()
+    sentence = f"1 of 2 shards damaged, about {sum(summary.lost().values())} samples lost"
+    audit([str(tmp_path / "out"), f"out={tmp_path}/audit", "bootstrap=100"])
+    data = [f"data.train={tmp_path}/in", "attributes=captions"]
+    audit([*data, "data.max_bad=0.5", f"out={tmp_path}/two", "bootstrap=100"])
+    assert capsys.readouterr().out.count(sentence) == 2
+    for folder in ("audit", "two"):
+        page = (tmp_path / folder / "audit.html").read_text()
+        assert sentence in page
+        assert "bad.tar (cut short" in page
+    with pytest.raises(UserError, match=sentence):
+        audit([*data, f"out={tmp_path}/three"])
+
+
 def test_names_that_are_not_utf8_are_written_in_one_way(tmp_path: Path) -> None:
     path = tmp_path / "s.tar"
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT, encoding="utf-8", errors="surrogateescape") as tar:
@@ -349,9 +368,8 @@ def test_damaged_pax_headers(tmp_path: Path, record: bytes) -> None:
     assert "pax header" in found[0].cause
 
 
-def test_what_is_kept_says_how_it_was_read(tmp_path: Path) -> None:
+def test_whole_shards_have_no_notes_in_their_files(tmp_path: Path) -> None:
     summary = labelled([shard(tmp_path / "s.tar")], tmp_path / "out")
     meta = read_meta(summary.files[0])
-    assert meta["reading"] == 2
     assert "damage" not in meta
     assert "examples" not in meta

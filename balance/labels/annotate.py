@@ -79,6 +79,7 @@ def annotate_shards(
                     summary.check(max_bad, final=False)
     summary.check(max_bad)
     summary.repeated = repeated_keys(files)
+    summary.warnings = annotator.check_labelled(files, shards)
     summary.seconds = time.monotonic() - started
     if report is not None:
         report(summary)

@@ -98,7 +98,8 @@ class ShardBuilder:
             self._count_bad(raw, bad.cause)
             return
         self._seen.add(sample.key)
-        self._waiting.append(sample if self._with_images else replace(sample, image=b""))
+        image = sample.image if self._with_images else b""
+        self._waiting.append(replace(sample, image=image, shard=self._url))
         if len(self._waiting) >= (_BATCH_WITH_IMAGES if self._with_images else _BATCH):
             self._flush()
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,8 +11,9 @@ import numpy.typing as npt
 
 from balance.errors import UserError
 from balance.labels.captions import CaptionSource
-from balance.labels.metadata import JsonSource, TableSource, resolve_auto
+from balance.labels.metadata import JsonSource, resolve_auto
 from balance.labels.pictures import Encoder, PictureSource
+from balance.labels.tables import TableSource
 from balance.stream.samples import SAMPLES_VERSION, Sample
 
 EncoderFactory = Callable[[Mapping[str, Any]], Encoder]
@@ -96,6 +98,11 @@ class Annotator:
             y.append(y_part)
         return s, np.concatenate(y, axis=1)
 
+    def check_labelled(self, files: Sequence[Path], shards: Sequence[str]) -> list[str]:
+        """Hold the sources that are tables against all samples that were labelled; see `TableSource.check_labelled`."""
+        tables = [source for source in self._sources if isinstance(source, TableSource)]
+        return [sentence for table in tables for sentence in table.check_labelled(files, shards)]
+
 
 def build_annotator(
     config: Mapping[str, Any], encoder: EncoderFactory | None = None, shards: Sequence[str] | None = None
@@ -118,6 +125,9 @@ def build_annotator(
     if shards is not None:
         sources = [resolve_auto(source, shards) for source in sources]
     built = [_build_source(source, encoder) for source in sources]
+    for source in built:
+        if isinstance(source, TableSource) and shards is not None:
+            source.check_shards(shards)
     return Annotator(built, [bool(source.get("fallback", False)) for source in sources])
 
 

@@ -29,8 +29,6 @@ from balance.stream.opening import is_local
 __all__ = ["Annotator", "ShardAttributes", "build_annotator", "read_attributes", "write_attributes"]
 
 FORMAT_VERSION = 1
-READING = 2
-"""Raised when other samples of a shard count as good than before: files that were kept are then made anew."""
 _META_KEY = b"counterbalance"
 
 
@@ -152,7 +150,7 @@ def write_attributes(
         annotator.proxies,
         "shard": canonical_url(url), "shard_id": dict(identity), "annotator": annotator.fingerprint, "samples":
         len(keys),
-        "reading": READING, **faults.to_dict(),
+        **faults.to_dict(),
         "unknown": {name: int(np.isnan(s[:, k]).sum()) for k, name in enumerate(annotator.s_names)},
     }  # fmt: skip
     table = pa.table(columns).replace_schema_metadata({_META_KEY: json.dumps(meta, ensure_ascii=False).encode()})
@@ -205,7 +203,6 @@ def is_current(path: str | os.PathLike[str], url: str, fingerprint: str) -> bool
         return False
     return (
         meta["annotator"] == fingerprint
-        and meta.get("reading") == READING
         and meta["shard"] == canonical_url(url)
         and meta["shard_id"] == shard_identity(url)
         and meta["samples"] == pq.read_metadata(path).num_rows
@@ -236,7 +233,7 @@ def find_files(shards: Sequence[str], folder: str | os.PathLike[str]) -> list[Pa
     first = read_meta(files[0])["annotator"]
     for url, path in zip(shards, files, strict=True):
         meta = read_meta(path)
-        if "truncated or damaged tar" in meta["bad"]:  # as it was noted before READING = 2
+        if "truncated or damaged tar" in meta["bad"]:  # as it was noted once
             raise UserError(
                 f"{path} was made by an earlier version, which did not count what the damaged shard {url} lost; run "
                 "scripts/annotate.py again."

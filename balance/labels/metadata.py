@@ -1,22 +1,17 @@
-"""Attributes and concepts from metadata: a field of the `.json` member, or a column of a table joined on the key."""
+"""Attributes and concepts from metadata: what values mean, and a field of the `.json` member."""
 
-import glob
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import numpy.typing as npt
 
 from balance.errors import UserError
 from balance.stream.samples import BadSample, Sample, parse_json, read_shard
 
-_MAPPING_KEYS = {"kind", "field", "attribute", "positive", "values", "bins", "probability", "concepts", "prefix"}
-_MAPPING_KEYS |= {"proxies", "fallback", "one_hot"}
+MAPPING_KEYS = {"kind", "field", "attribute", "positive", "values", "bins", "probability", "concepts", "prefix"}
+MAPPING_KEYS |= {"proxies", "fallback", "one_hot"}
 _MOST_CONCEPTS = 5000
-_TABLE_KEYS = {"path", "key", "score", "min_score", "missing"}
 
 
 class FieldMapping:
@@ -155,9 +150,9 @@ class JsonSource:
     needs = frozenset({"meta"})
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        if unknown := set(config) - _MAPPING_KEYS:
+        if unknown := set(config) - MAPPING_KEYS:
             raise UserError(
-                f"attributes: a json source has no key {min(unknown)!r}; known are {', '.join(sorted(_MAPPING_KEYS))}."
+                f"attributes: a json source has no key {min(unknown)!r}; known are {', '.join(sorted(MAPPING_KEYS))}."
             )
         self._mapping = FieldMapping(config)
         self.s_names, self.y_names, self.proxies = self._mapping.s_names, self._mapping.y_names, self._mapping.proxies
@@ -207,105 +202,6 @@ def resolve_auto(config: Mapping[str, Any], shards: Sequence[str]) -> Mapping[st
             "concepts=auto needs 1 to 5,000: check the field's name, or list the concepts."
         )
     return {**config, "concepts": sorted(values)}
-
-
-class TableSource:
-    """A column of parquet files joined on the key, such as a detector's labels: one row a sample, or one a detection.
-
-    Settings beside those of `FieldMapping`: `path` (file, folder or glob), `key` (the column of keys, `key` by
-    default), `score` and
-    `min_score` (rows below are left out), `missing`: `error` (default) if a sample without a row is a mistake,
-    `unknown` if it is not.
-    """
-
-    needs: frozenset[str] = frozenset()
-
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        if unknown := set(config) - _MAPPING_KEYS - _TABLE_KEYS:
-            known = ", ".join(sorted(_MAPPING_KEYS | _TABLE_KEYS))
-            raise UserError(f"attributes: a table source has no key {min(unknown)!r}; known are {known}.")
-        self._mapping = FieldMapping(config)
-        self.s_names, self.y_names, self.proxies = self._mapping.s_names, self._mapping.y_names, self._mapping.proxies
-        self._files = _parquet_files(str(config.get("path") or ""))
-        self._key = str(config.get("key", "key"))
-        self._score, self._min_score = config.get("score"), float(config.get("min_score", 0.0))
-        self._missing = str(config.get("missing", "error"))
-        if self._missing not in ("error", "unknown"):
-            raise UserError(f"attributes: missing={self._missing!r} is neither error nor unknown.")
-        self._check_columns()
-
-    def _check_columns(self) -> None:
-        with duckdb.connect() as connection:
-            try:
-                rows = connection.execute(
-                    "DESCRIBE SELECT * FROM read_parquet($files)", {"files": self._files}
-                ).fetchall()
-            except duckdb.Error as error:
-                raise UserError(
-                    f"The table {self._files[0]} is no readable parquet file: {str(error).splitlines()[0]}"
-                ) from error
-        columns = [row[0] for row in rows]
-        for wanted in filter(None, (self._key, self._mapping.field, self._score)):
-            if wanted not in columns:
-                raise UserError(f"The table {self._files[0]} has no column {wanted!r}; it has {', '.join(columns)}.")
-
-    def describe(self) -> dict[str, Any]:
-        """What decides the result, as plain data; the files by size and time of change."""
-        files = [[os.path.abspath(f), os.stat(f).st_size, os.stat(f).st_mtime_ns] for f in self._files]
-        return {"kind": "table", "version": 1, "files": files, "key": self._key, "score": self._score, "min":
-        self._min_score,
-                "missing": self._missing, **self._mapping.describe()}  # fmt: skip
-
-    def annotate(self, samples: Sequence[Sample]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
-        """See `Annotator.annotate`.
-
-        Raises:
-            UserError: samples without a row, unless `missing: unknown`.
-        """
-        keys = [sample.key for sample in samples]
-        found = self._look_up(keys)
-        missing = [key for key in keys if key not in found]
-        if missing and self._missing == "error":
-            raise UserError(
-                f"the table {self._files[0]} lacks {len(missing)} of {len(keys)} keys, {missing[0]!r} the first; "
-                "add them, or set missing: unknown if samples without a row are meant"
-            )
-        return self._mapping.apply([found.get(key) for key in keys])
-
-    def _look_up(self, keys: list[str]) -> dict[str, list[Any]]:
-        """Raw values by key; an empty list for a key whose rows all fall below `min_score`."""
-        column, key = _quoted(self._mapping.field), _quoted(self._key)
-        kept = f"{_quoted(str(self._score))} >= {self._min_score}" if self._score else "true"
-        query = (
-            f"SELECT {key}::VARCHAR AS k, list({column} ORDER BY {column}) FILTER (WHERE {kept} AND {column} IS "
-            f"NOT NULL) "
-            f"FROM read_parquet($files) SEMI JOIN (SELECT unnest($keys) AS wanted) ON {key}::VARCHAR = wanted "
-            f"GROUP BY k"
-        )
-        with duckdb.connect() as connection:
-            connection.execute("SET threads = 1")  # the job is parallel over shards
-            rows = connection.execute(query, {"files": self._files, "keys": keys}).fetchall()
-        return {k: _flat(values or []) for k, values in rows}
-
-
-def _flat(values: list[Any]) -> list[Any]:
-    return [item for value in values for item in (value if isinstance(value, list) else [value])]
-
-
-def _parquet_files(path: str) -> list[str]:
-    if not path:
-        raise UserError("attributes: a table source needs 'path', the parquet file(s) to join.")
-    if Path(path).is_dir():
-        files = sorted(map(str, Path(path).rglob("*.parquet")))
-    else:
-        files = [path] if Path(path).is_file() else sorted(glob.glob(path, recursive=True))
-    if not files:
-        raise UserError(f"attributes: no parquet file matches path={path!r}.")
-    return files
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _folded(raw: Any) -> str:

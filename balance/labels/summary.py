@@ -140,3 +140,20 @@ def summarise(files: Iterable[str | Path]) -> Summary:
     for path in paths:
         summary.add(read_meta(path))
     return summary
+
+
+def faults_of(files: Iterable[str | Path]) -> list[str]:
+    """What a reader of figures should know of the shards behind attribute files, a sentence each: none if all is well.
+
+    Files that say nothing of their shards, as those that others wrote, are left out.
+    """
+    summary = Summary()
+    for path in map(Path, files):
+        try:
+            summary.add(read_meta(path))
+        except (UserError, KeyError):
+            continue
+        summary.files.append(path)
+    total = summary.samples + summary.bad.total()
+    bad = [f"{summary.bad.total():,} of {total:,} samples are bad and left out: {summary.causes()}."]
+    return (bad if summary.bad else []) + ([f"{summary.damage()}."] if summary.damaged else [])

@@ -36,12 +36,14 @@ class Sample:
         image: the encoded picture (JPEG, PNG, ...).
         captions: one or more captions, none of them empty.
         meta: the `.json` member, or an empty dict.
+        shard: address of its shard, where that matters.
     """
 
     key: str
     image: bytes
     captions: tuple[str, ...]
     meta: dict[str, Any] = field(default_factory=dict)
+    shard: str = ""
 
 
 def image_bytes(raw: RawSample) -> bytes:
