@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
+from balance.common.terminal import Table, terminal
 from balance.errors import UserError
 from balance.files import write_whole
 from balance.labels.annotate import annotate_shards
@@ -121,7 +120,7 @@ class Balance:
         table.add_column("after", justify="right")
         for row in self.rows():
             table.add_row(row["name"], _number(row["before"]), _number(row["after"]))
-        console = Console(width=None if os.environ.get("COLUMNS") else 110, no_color=True)
+        console = terminal(width=None if os.environ.get("COLUMNS") else 110, no_color=True)
         with console.capture() as capture:
             console.print(table)
         notes = [f"note: {note}" for note in self.notes[:SHOWN_NOTES]]

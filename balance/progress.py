@@ -4,8 +4,9 @@ import sys
 import time
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+from balance.common.terminal import terminal, visible
 
 
 def format_seconds(seconds: float) -> str:
@@ -32,19 +33,19 @@ class ProgressLine:
     def __init__(
         self, label: str, total: int, unit: str = "samples", start: int = 0, shown: bool = True, interval: float = 15.0
     ) -> None:
-        self.label, self.total, self.unit, self.done, self.first = label, total, unit, start, start
+        self.label, self.total, self.unit, self.done, self.first = visible(label), total, unit, start, start
         self.shown, self.interval = shown, interval
         self._bar: Progress | None = None
         self._since = self._last = time.monotonic()
         if shown and sys.stderr.isatty():
             columns = (
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 TaskProgressColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),
             )
-            self._bar = Progress(*columns, console=Console(stderr=True), transient=False)
-            self._task = self._bar.add_task(label, total=total, completed=start, note="")
+            self._bar = Progress(*columns, console=terminal(stderr=True), transient=False)
+            self._task = self._bar.add_task(self.label, total=total, completed=start, note="")
 
     def __enter__(self) -> "ProgressLine":
         if self._bar is not None:

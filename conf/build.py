@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from balance.common.terminal import say
 from balance.labels.attributes import read_meta
 from balance.prepare import Balance, prepare_balance
 from balance.stages import StagedStream, Stages, StageSpec, prepare_stages
@@ -41,9 +42,9 @@ def rehearse(
         return 0
     suite = create_suite(config, held_out)
     stages = prepare_stages(specs, lambda wanted: prepare_data(config, wanted, shards, True))
-    print(stages.main.table())
+    say(stages.main.table())
     world = config.dry.processes or processes.world
-    print(dry_run(config, shards, stages, suite, lambda: blueprint(config), device, precision, world).text())
+    say(dry_run(config, shards, stages, suite, lambda: blueprint(config), device, precision, world).text())
     return 0
 
 

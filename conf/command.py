@@ -1,13 +1,22 @@
 """A command of the terminal: its options, its help, and bad input told in one sentence."""
 
+import os
+import signal
 import sys
+import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
 import yaml
 
+from balance.common.faults import BAD_MACHINE, explain
+from balance.common.terminal import visible
 from balance.errors import UserError
+
+TRACEBACK = "COUNTERBALANCE_TRACEBACK"
+"""The variable of the environment that shows where an error came from, too."""
 
 
 def run_command(main: Callable[[list[str]], int | None], text: str | None = None, bare: bool = True) -> NoReturn:
@@ -22,16 +31,39 @@ def run_command(main: Callable[[list[str]], int | None], text: str | None = None
     if text is not None and ({"-h", "--help"} & set(arguments) or not (arguments or bare)):
         print(text)
         sys.exit(0)
+    sys.exit(guarded(lambda: main(arguments)))
+
+
+def guarded(work: Callable[[], int | None]) -> int | None:
+    """Do a command's work; its exit status. Bad input and faults of the machine are told in one sentence."""
     try:
-        sys.exit(main(arguments))
-    except UserError as error:
-        sys.exit(fail(error))
+        status = work()
+        sys.stdout.flush()  # a full disk under a log, or a reader that has gone, shows here
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return BAD_MACHINE
+    except Exception as error:
+        return fail(error)
+    return status
 
 
 def fail(error: Exception) -> int:
-    """Tell the user what is wrong; the exit status."""
-    print(f"error: {error}", file=sys.stderr)
-    return 2
+    """Tell the user what is wrong; the exit status: 2 for bad input, 1 for a fault of the machine.
+
+    Raises:
+        Exception: what no one foresaw goes on, with its traceback.
+    """
+    found = explain(error)
+    if found is None:
+        raise error
+    if os.environ.get(TRACEBACK):
+        traceback.print_exception(error)
+    with suppress(OSError):  # the disk that is full may be the log's
+        print(f"error: {visible(found[0])}", file=sys.stderr, flush=True)
+    return found[1]
 
 
 def split_options(arguments: list[str], defaults: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

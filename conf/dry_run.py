@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 
+from balance.common.terminal import Table, terminal
 from balance.errors import UserError
 from balance.stages import Stages
 from balance.stream.samples import BadSample, parse_sample, read_shard
@@ -55,7 +54,7 @@ class DryRun:
         table = Table("what the run would take", "", show_lines=False)
         for row in self.rows:
             table.add_row(*row)
-        console = Console(width=None if os.environ.get("COLUMNS") else 110, no_color=True)
+        console = terminal(width=None if os.environ.get("COLUMNS") else 110, no_color=True)
         with console.capture() as capture:
             console.print(table)
         warnings = [f"warning: {sentence}" for sentence in self.warnings] or ["Nothing found that would go wrong."]

@@ -1,11 +1,11 @@
 """One measured value, as every evaluator gives it and every file and page shows it."""
 
-import contextlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from balance.common.documents import read_rows
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,5 @@ def as_metrics(group: str, values: Mapping[str, float]) -> list[Metric]:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read `metrics.jsonl`; a last line that a killed run left unfinished is ignored."""
-    rows = []
-    with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
-        for line in file:
-            with contextlib.suppress(ValueError):
-                rows.append(json.loads(line))
-    return rows
+    """Read `metrics.jsonl`; a line that a killed run left unfinished, in the midst of a character even, is ignored."""
+    return [row for row in read_rows(path) if "name" in row and "value" in row]

@@ -9,7 +9,6 @@ the next time, as evaluation sets come again after every epoch.
 import contextlib
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from torch import nn
 
 from balance.common.images import IMAGES_VERSION, BadImage, decode_rgb
 from balance.errors import UserError
+from balance.files import whole_file
 from models.factory import ModelBundle
 
 PICTURES_AT_ONCE = 16  # more do not stay in a core's cache: 94 pictures/s against 54 with 64 (docs/real-towers.md)
@@ -185,13 +185,10 @@ class Remembered:
         self.known.update(zip(keys, found, strict=True))
         if self.folder is None:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         joined = b"".join(keys)
         path = self.folder / f"{hashlib.blake2b(joined, digest_size=16).hexdigest()}.npz"
-        part = path.with_suffix(f".{os.getpid()}.part")
-        with open(part, "wb") as file:
+        with whole_file(path) as part, open(part, "wb") as file:
             np.savez(file, keys=np.frombuffer(joined, np.uint8).reshape(len(keys), -1), outputs=found.numpy())
-        os.replace(part, path)
 
     def _load(self, path: Path) -> None:
         with contextlib.suppress(ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile):  # damaged: computed anew

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from balance.errors import UserError
+from balance.files import whole_file
 
 _NAME = re.compile(r"step-(\d+)\.pt")
 
@@ -23,14 +24,11 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
     """Write a checkpoint atomically."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = checkpoint_path(folder, step)
-    part = path.with_suffix(".part")
-    with open(part, "wb") as file:
+    with whole_file(path) as part, open(part, "wb") as file:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(part, path)
     return path
 
 
@@ -74,7 +72,7 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu", mmap: bool =
 def rng_state() -> dict[str, Any]:
     """The state of torch's generators on this process, which uses one GPU at most."""
     state: dict[str, Any] = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_initialized():  # asking a GPU's generator would start CUDA, also in a run on the CPU
+    if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
     return state
 
@@ -82,5 +80,5 @@ def rng_state() -> dict[str, Any]:
 def set_rng_state(state: dict[str, Any]) -> None:
     """Restore what `rng_state` gave."""
     torch.set_rng_state(state["cpu"].cpu())
-    if "cuda" in state and torch.cuda.is_initialized():
+    if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].cpu())

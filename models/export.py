@@ -1,13 +1,13 @@
 """Write a model as a folder that open_clip loads: `open_clip.create_model_and_transforms("local-dir:<folder>")`."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from balance.errors import UserError
+from balance.files import whole_folder
 from models.factory import ModelBundle
 from models.lite import TEXT_HUB, is_lite, place_text_files
 from models.start import CONFIG_FILE, WEIGHT_FILES, preprocessing
@@ -40,15 +40,8 @@ def export(bundle: ModelBundle, out: Path, card: str, overwrite: bool = False) -
         UserError: the folder can't be written.
     """
     check_place(out, overwrite)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.name}.part-{os.getpid()}")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    try:
+    with whole_folder(out) as part:
         _write(bundle, part, card)
-        _put(part, out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return out
 
 
@@ -76,12 +69,3 @@ def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
     if save is None:
         raise UserError(f"The tokenizer {type(tokenizer).__name__} can't be written, so that open_clip would lack it.")
     save(str(folder))
-
-
-def _put(part: Path, out: Path) -> None:
-    """Move a complete folder to its place; what was there goes only then."""
-    old = out.with_name(f".{out.name}.old-{os.getpid()}")
-    if out.exists():
-        os.replace(out, old)
-    os.replace(part, out)
-    shutil.rmtree(old, ignore_errors=True)

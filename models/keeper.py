@@ -1,13 +1,13 @@
 """When a checkpoint is due, and which ones are kept: the newest few and the best."""
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from balance.errors import UserError
+from balance.files import remove_abandoned, write_whole
 from models.checkpoint import checkpoint_path, list_checkpoints, save_checkpoint
 from models.clock import Clock
 
@@ -94,13 +94,11 @@ class Keeper:
 
     def save(self, state: dict[str, Any]) -> Path:
         """Write a checkpoint of the present step, then remove those that are neither among the newest nor the best."""
-        for begun in self.folder.glob("*.part"):  # by an attempt that was killed
-            begun.unlink()
+        remove_abandoned(self.folder)  # by an attempt that was killed
         path = save_checkpoint(self.folder, self.clock.step, state)
         if self.best_step is not None:  # after the file that it may name, before the removal of the one it named
-            part = self.folder / f"{BEST}.part"
-            part.write_text(json.dumps({"step": self.best_step, "metric": self.best, "value": self.best_value}))
-            os.replace(part, self.folder / BEST)
+            best_now = {"step": self.best_step, "metric": self.best, "value": self.best_value}
+            write_whole(self.folder / BEST, json.dumps(best_now))
         best = best_checkpoint(self.folder)
         for old in list_checkpoints(self.folder)[: -self.keep]:
             if old != best:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from balance.common.terminal import say
 from balance.errors import UserError
 
 T = TypeVar("T")
@@ -99,4 +100,4 @@ class Processes:
     def say(self, text: str) -> None:
         """Print on the first process alone."""
         if self.first:
-            print(text, flush=True)
+            say(text)

@@ -17,6 +17,7 @@ if __name__ == "__main__":  # the project's folder, whichever folder the command
 
 import conf.runtime  # noqa: F401  # isort: skip  # before torch
 
+from balance.common.terminal import say
 from balance.errors import UserError
 from balance.labels.annotate import annotate_shards
 from balance.labels.annotators import EncoderFactory
@@ -84,7 +85,7 @@ def _workers(options: Mapping[str, Any]) -> int:
 
 
 def _print_summary(summary: Summary) -> None:
-    print("\n".join(summary.lines()))
+    say("\n".join(summary.lines()))
     fresh = len(summary.files) - summary.done
     if fresh:
         print(f"{fresh} files written in {summary.seconds:.1f} s")

@@ -21,10 +21,10 @@ if __name__ == "__main__":  # the project's folder, whichever folder the command
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from balance.audit import DataBias, data_bias
 from balance.changes import Change, compare
+from balance.common.terminal import Table, say, terminal
 from balance.errors import UserError
 from balance.intersections import intersections
 from balance.labels.annotate import annotate_shards
@@ -87,7 +87,7 @@ def _label(overrides: list[str], options: dict[str, Any], out: Path) -> tuple[li
     folder = out / "attributes" / annotator.fingerprint[:12]
     files = annotate_shards(
         shards, annotator, folder, int(options["workers"]), max_bad=config.data.max_bad,
-        report=lambda summary: print("\n".join(summary.lines())),
+        report=lambda summary: say("\n".join(summary.lines())),
     )  # fmt: skip
     named = config.data.train
     more = f" and {len(shards) - 1} more" if len(shards) > 1 else ""
@@ -145,8 +145,8 @@ def _print_faults(faults: list[str]) -> None:
 
 
 def _console() -> Console:
-    console = Console(no_color=True)
-    return console if console.width >= WIDTH else Console(no_color=True, width=WIDTH)
+    console = terminal(no_color=True)
+    return console if console.width >= WIDTH else terminal(no_color=True, width=WIDTH)
 
 
 def interval(value: float, low: float, high: float) -> str:

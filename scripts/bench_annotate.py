@@ -20,9 +20,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import webdataset as wds
-from rich.console import Console
-from rich.table import Table
 
+from balance.common.terminal import Table, terminal
 from balance.errors import UserError
 from balance.labels.annotate_shard import ShardTask, annotate_shard
 from balance.labels.attributes import build_annotator, read_meta
@@ -76,7 +75,7 @@ def main(arguments: list[str]) -> None:
         accents = [caption.replace("e", "é", 1) + " 👩" for caption in captions]
         rate, n = best(lambda: in_memory(accents, source, int(options["batch"])), repeat)
         table.add_row("from memory, each with an accent and an emoji", f"{rate:,.0f} captions/s", "")
-    Console(no_color=True, width=110).print(table)
+    terminal(no_color=True, width=110).print(table)
 
 
 def plain_reading(shards: list[str]) -> int:

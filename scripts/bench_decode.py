@@ -25,9 +25,8 @@ if __name__ == "__main__":  # the project's folder, whichever folder the command
 import numpy as np
 from open_clip.transform import image_transform
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 
+from balance.common.terminal import Table, terminal
 from balance.errors import UserError
 from balance.stream import scaled
 from balance.stream.decode import decode_train
@@ -97,7 +96,7 @@ def main(arguments: list[str]) -> None:
                 made = zip(exact, images, crops, strict=True)
                 row.append(f"{np.mean([np.abs(one - way(image, u)).mean() for one, image, u in made]):.1f}")
             table.add_row(*row)
-    Console(no_color=True, width=110).print(table)
+    terminal(no_color=True, width=110).print(table)
 
 
 if __name__ == "__main__":

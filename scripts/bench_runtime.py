@@ -22,9 +22,8 @@ from typing import Any
 if __name__ == "__main__":  # the project's folder, whichever folder the command runs in
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from rich.console import Console
-from rich.table import Table
 
+from balance.common.terminal import Table, terminal
 from balance.errors import UserError
 from conf.command import run_command, split_options
 
@@ -135,7 +134,7 @@ def main(arguments: list[str]) -> None:
                 rate = median(found[one] for found in rounds)
                 cells.append(f"{rate:.0f}, {median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
             table.add_row(kind, "a busy core" if busy else "nothing", *cells)
-    Console().print(table)
+    terminal().print(table)
 
 
 if __name__ == "__main__":

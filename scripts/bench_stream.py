@@ -31,9 +31,8 @@ import numpy as np
 import open_clip
 import webdataset as wds
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
+from balance.common.terminal import Table, terminal
 from balance.errors import UserError
 from balance.labels.annotate import annotate_shards
 from balance.labels.annotators import build_annotator
@@ -169,7 +168,7 @@ def main(arguments: list[str]) -> None:
                 rates = [f"{median(rates[name] for rates in found):,.0f}" for name in NAMES]
                 table.add_row(str(size), decoder, *rates, ratio(found, ALL, PLAIN), ratio(found, BEFORE, AFTER))
         load = os.getloadavg()[0]
-    Console(no_color=True, width=150).print(table)
+    terminal(no_color=True, width=150).print(table)
     print(f"{len(shards)} shards, batches of {options['batch']}, keep {keep:g}, {rounds} rounds, load {load:.1f}")
     if options["out"]:
         Path(options["out"]).write_text(json.dumps({"load": load, "keep": keep, "measured": raw}, indent=1))

@@ -35,9 +35,8 @@ if __name__ == "__main__":  # the project's folder, whichever folder the command
 import conf.runtime  # noqa: F401  # isort: skip  # before torch; the trainers do not inherit it
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
+from balance.common.terminal import Table, terminal
 from balance.labels.annotate import annotate_shards
 from balance.labels.annotators import build_annotator
 from balance.stream.shards import expand_shards
@@ -187,7 +186,7 @@ def compare(title: str, runs: Runs, args: argparse.Namespace, task: Task) -> lis
             share = rate * flops / peak_flops(args.precision, args.peak_tflops)
             row.append("" if name == TRIMMED else f"{share:.1%}")  # fewer operations than are counted
         table.add_row(*row)
-    Console(no_color=True, width=170).print(table)
+    terminal(no_color=True, width=170).print(table)
     return [{name: vars(speed) for name, speed in found.items()} for found in rounds]
 
 
@@ -208,7 +207,7 @@ def parts(args: argparse.Namespace, shards: list[str], scratch: Path) -> Any:
         table.add_column(column, justify="left" if column == "changed" else "right")
     for name, step, load, times in gains(rounds):
         table.add_row(name, f"{step:.2f}", f"{load:.2f}", f"{times:.2f}")
-    Console(no_color=True, width=120).print(table)
+    terminal(no_color=True, width=120).print(table)
     return rounds
 
 

@@ -7,9 +7,7 @@ the chart of the summary by itself.
 
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
+from balance.common.terminal import Table, say, terminal
 from balance.errors import UserError
 from balance.files import write_whole
 from conf.command import run_command
@@ -34,17 +32,17 @@ def main(arguments: list[str]) -> int:
     for run in runs:
         if not run.evaluated():
             raise UserError(f"{run.folder} has no evaluation yet; compare runs that have.")
-    console = Console()
+    console = terminal()
     console.print(summary(runs))
     paired = paired_table(runs)
     if paired:
         console.print(seeds(paired))
     chart = headline_chart(runs)
     if "picture" in options and chart is not None:
-        print(f"Picture: {write_whole(Path(options['picture']), chart)}")
+        say(f"Picture: {write_whole(Path(options['picture']), chart)}")
     out = Path(options.get("out", "compare.html"))
     title = options.get("title") or " and ".join(run.name for run in runs[:3]) + (" …" if len(runs) > 3 else "")
-    print(f"Page: {write_whole(out, render(runs, title, paired))}")
+    say(f"Page: {write_whole(out, render(runs, title, paired))}")
     return 0
 
 

@@ -14,9 +14,8 @@ from typing import Any
 if __name__ == "__main__":  # the project's folder, whichever folder the command runs in
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from rich.console import Console
-from rich.table import Table
 
+from balance.common.terminal import Table, terminal
 from balance.errors import UserError
 from conf.command import run_command, split_options
 from eval.metric import read_metrics
@@ -40,7 +39,7 @@ def main(arguments: list[str]) -> None:
         found = wilcoxon(first, second)
         row = [str(found.n), f"{found.median_difference:+.4f}", f"{found.statistic:g}", f"{found.p:.4g}"]
         table.add_row(name.replace("[", r"\["), *row)
-    Console(highlight=False).print(table)
+    terminal().print(table)
 
 
 def _pairs(

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
-from rich.table import Table
 
+from balance.common.terminal import Table, terminal
 from balance.errors import UserError
 from balance.files import write_whole
 from balance.progress import format_seconds
@@ -58,7 +57,7 @@ def main(arguments: list[str]) -> int:
         return 1
     results = {name: read_run(Path(options.runs) / run, seconds[name]) for name, run in runs.items()}
     table = compare(results)
-    Console().print(table)
+    terminal().print(table)
     for name, result in results.items():
         print(f"{name} report: {result['folder'] / 'report.html'}")
     both = [load_run(results[name]["folder"]) for name in reversed(TREATMENTS)]

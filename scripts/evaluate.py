@@ -23,9 +23,8 @@ if __name__ == "__main__":  # the project's folder, whichever folder the command
 import conf.runtime  # noqa: F401  # isort: skip  # before torch
 
 from accelerate import PartialState
-from rich.console import Console
-from rich.table import Table
 
+from balance.common.terminal import Table, say, terminal
 from balance.files import write_whole
 from conf.build import create_model
 from conf.command import run_command, split_options
@@ -62,9 +61,9 @@ def main(arguments: list[str]) -> int:
     suite = load_suite(config, keep_bytes=0)
     if first:
         pictures = sum(map(len, suite.sets.values()))
-        print(f"{name}: {len(suite.evaluators)} evaluators, {len(suite.sets)} sets with {pictures:,} pictures")
+        say(f"{name}: {len(suite.evaluators)} evaluators, {len(suite.sets)} sets with {pictures:,} pictures")
         for sentence in suite.skipped:
-            print(f"note: {sentence}")
+            say(f"note: {sentence}")
     bundle = create_model(config.model, processes.device)
     try:
         found = measure(suite, config, bundle, name, processes.device, cache, rank, world)
@@ -100,18 +99,13 @@ def print_table(found: Measured) -> None:
         if len(rows) > MOST_ROWS:
             table.add_row("", f"... and {len(rows) - MOST_ROWS} more", "", "", "")
         table.add_section()
-    Console(highlight=False).print(table)
+    terminal().print(table)
 
 
 def _add(table: Table, row: dict[str, Any]) -> None:
     evaluator, _, metric = row["name"].partition("/")
     count = f"{row['count']:,}" if row.get("count") is not None else ""
-    # Brackets are rich's markup; a metric's are not.
-    table.add_row(evaluator, metric.replace("[", r"\["), format_number(row["value"]), _ends(row), count)
-
-
-def _ends(row: dict[str, Any]) -> str:
-    return format_interval(row).replace("[", r"\[")
+    table.add_row(evaluator, metric, format_number(row["value"]), format_interval(row), count)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any
 if __name__ == "__main__":  # the project's folder, whichever folder the command runs in
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from balance.common.terminal import say
 from balance.errors import UserError
 from conf.command import run_command, split_options
 from eval.report.card import rows_at, write_card
@@ -50,7 +51,7 @@ def run(arguments: list[str]) -> Path:
         raise UserError(f"wandb={options['wandb']} is not known; it is offline or online, or left out.")
     out = Path(options["out"])
     check_place(out, options["overwrite"])
-    found = load_run(Path(options["run"]))
+    found = load_run(Path(options["run"]), ("data", "model", "eval", "track"))
     start = find_start(f"{options['run']}@{options['checkpoint']}", "run")
     weights = start.weights()
     card = write_card(found, rows_at(found, weights.step), weights.averaged and options["ema"], options["license"])
@@ -74,7 +75,7 @@ def keep_in_wandb(found: RunData, out: Path, mode: str) -> None:
 
 def main(arguments: list[str]) -> None:
     out = run(arguments)
-    print(f'Exported: open_clip.create_model_and_transforms("local-dir:{out}")')
+    say(f'Exported: open_clip.create_model_and_transforms("local-dir:{out}")')
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ if __name__ == "__main__":  # the project's folder, whichever folder the command
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from balance import Cells, Plan, Problem, solve
+from balance.files import whole_file
 from balance.m4.counting import count_parquet
 from balance.progress import ProgressLine
 from conf.command import run_command
@@ -90,7 +91,8 @@ def draw(rows: list[dict[str, float]], path: Path) -> None:
         axis.grid(alpha=0.3)
     handles = [plt.Line2D([], [], color=c, label=f"{t:g}") for t, c in zip(TOLERANCES, colours, strict=True)]
     axes[0].legend(handles=handles, title="tolerance", frameon=False)
-    figure.savefig(path)
+    with whole_file(path) as part:
+        figure.savefig(part, format="svg")
     plt.close(figure)
 
 
@@ -105,8 +107,7 @@ def main(overrides: list[str]) -> None:
     keeps = np.round(np.linspace(0.1, min(1.0, problem.max_repeat), 10), 4).tolist()
     rows = sweep(cells, problem, keeps)
     out = Path(settings["out"])
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / "frontier.csv").open("w", newline="", encoding="utf-8") as file:
+    with whole_file(out / "frontier.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)

@@ -22,10 +22,10 @@ import conf.runtime  # noqa: F401  # isort: skip  # before torch
 import matplotlib
 import torch
 from matplotlib import pyplot as plt
-from rich.console import Console
-from rich.table import Table
 
+from balance.common.terminal import Table, terminal
 from balance.errors import UserError
+from balance.files import whole_file, write_whole
 from balance.progress import ProgressLine
 from balance.stream.shards import expand_shards
 from conf.command import run_command, split_options
@@ -37,6 +37,7 @@ from models.factory import ModelBundle, create
 from models.precision import resolve_device
 from models.start import find_start
 from models.weights import fit_weights
+from scripts.suite_tools import write_json_lines
 
 matplotlib.use("Agg")
 DEFAULTS: dict[str, Any] = {
@@ -118,7 +119,8 @@ def load_suite(config: dict[str, Any], allow_pipe: bool) -> Suite:
 
 def measure(options: dict[str, Any], config: dict[str, Any], path: Path) -> None:
     """Measure the mixtures that are not in the file yet, and append them."""
-    done = {row["alpha"] for row in read_metrics(path)}
+    rows = read_metrics(path)
+    done = {row["alpha"] for row in rows}
     missing = [alpha for alpha in options["alphas"] if alpha not in done]
     if not missing:
         return
@@ -130,9 +132,8 @@ def measure(options: dict[str, Any], config: dict[str, Any], path: Path) -> None
         for alpha in missing:
             bundle.model.load_state_dict(mix(begin, end, alpha))
             metrics = suite.run(bundle, device, name=f"the mixture {alpha:g}")
-            with path.open("a", encoding="utf-8") as file:  # whole mixtures at a time
-                rows = (json.dumps(metric.row(alpha=alpha), ensure_ascii=False) + "\n" for metric in metrics)
-                file.write("".join(rows))
+            rows += [metric.row(alpha=alpha) for metric in metrics]
+            write_json_lines(path, rows)  # whole mixtures at a time
             line.update(1)
 
 
@@ -155,7 +156,8 @@ def draw(run: RunData, rows: list[dict[str, Any]], path: Path) -> None:
         axis.grid(alpha=0.3)
         if axis.get_legend_handles_labels()[0]:
             axis.legend(frameon=False, fontsize=8)
-    figure.savefig(path)
+    with whole_file(path) as part:
+        figure.savefig(part, format="svg")
     plt.close(figure)
 
 
@@ -186,23 +188,22 @@ def show(run: RunData, rows: list[dict[str, Any]], alphas: Sequence[float]) -> T
 def run(arguments: list[str]) -> Path:
     """Measure, write, draw; the folder."""
     options = read_options(arguments)
-    found = load_run(Path(options["run"]))
+    found = load_run(Path(options["run"]), ("data", "model", "eval"))
     out = Path(options["out"] or found.folder / "interpolation")
-    out.mkdir(parents=True, exist_ok=True)
     path = out / "interpolation.jsonl"
     facts = json.dumps({key: str(options[key]) for key in ("checkpoint", "start")}, sort_keys=True)
     about = out / "about.json"
     if about.is_file() and about.read_text(encoding="utf-8") != facts:
         raise UserError(f"{out} holds mixtures of other weights; name another folder by out=...")
-    about.write_text(facts, encoding="utf-8")
+    write_whole(about, facts)
     measure(options, found.config, path)
     rows = [row for row in read_metrics(path) if row["alpha"] in options["alphas"]]
-    with (out / "interpolation.csv").open("w", newline="", encoding="utf-8") as file:
+    with whole_file(out / "interpolation.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ("alpha", "name", "value", "low", "high", "count"), extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
     draw(found, rows, out / "interpolation.svg")
-    Console().print(show(found, rows, options["alphas"]))
+    terminal().print(show(found, rows, options["alphas"]))
     return out
 
 

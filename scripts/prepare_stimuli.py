@@ -22,6 +22,7 @@ from typing import Any
 if __name__ == "__main__":  # the project's folder, whichever folder the command runs in
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from balance.common.terminal import say
 from balance.errors import UserError
 from conf.command import run_command, split_options
 from scripts import stimuli_faces, stimuli_pictures
@@ -61,11 +62,11 @@ def main(arguments: list[str]) -> None:
     plan = SOURCES[name](source, options)
     out = Path(options["out"]).expanduser() / (options["name"] or NAMES.get(name, name))
     fresh = write(plan, out, shown=bool(options["progress"]))
-    print(f"{out}: {len(plan.items):,} pictures{'' if fresh else ', as they were'}")
+    say(f"{out}: {len(plan.items):,} pictures{'' if fresh else ', as they were'}")
     for reason, count in plan.left_out.items():
-        print(f"  left out: {count:,} ({reason})")
+        say(f"  left out: {count:,} ({reason})")
     for note in plan.notes:
-        print(f"  note: {note}")
+        say(f"  note: {note}")
 
 
 if __name__ == "__main__":

@@ -19,11 +19,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
-from rich.table import Table
 from yaml import YAMLError
 
 from balance import Plan, Problem, solve
+from balance.common.terminal import Table, terminal
 from balance.errors import UserError
 from balance.m4.counting import count_parquet
 from balance.m4.explain import explain
@@ -119,7 +118,7 @@ def _number(value: float | str | None) -> str:
 def main(overrides: list[str]) -> None:
     """Count, solve, save, and say so."""
     settings, balance = read_settings(overrides)
-    console = Console(highlight=False)
+    console = terminal()
     method = str(balance.pop("method", "dual"))
     balance.pop("mode", None)  # sampled or weighted, the plan is the same
     if method == "none":

@@ -6,13 +6,15 @@ python scripts/unlearning_curve.py runs/demo-unlearn --out docs/images/unlearnin
 """
 
 import argparse
-import json
 from itertools import cycle
 from pathlib import Path
 
 import matplotlib
 
+from balance.common.documents import read_mapping
+from balance.common.terminal import say
 from balance.errors import UserError
+from balance.files import whole_file
 from conf.command import run_command
 from eval.metric import read_metrics
 from eval.report.charts import COLOURS, draw_metric
@@ -30,7 +32,7 @@ def main(arguments: list[str]) -> int:
     path = options.run / "outcome.json"
     if not path.is_file():
         raise UserError(f"There is no {path}: the run is no unlearning run, or it has not ended.")
-    outcome = json.loads(path.read_text(encoding="utf-8"))
+    outcome = read_mapping(path, "an unlearning run's outcome", "restore it, or name another run")
     series = by_name(read_metrics(options.run / "metrics.jsonl"))
     figure, panels = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     limits = {"bias": outcome["targets"], "quality": outcome["quality"]}
@@ -45,9 +47,9 @@ def main(arguments: list[str]) -> int:
         )
         if wanted:
             panel.legend(frameon=False, fontsize=8)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(options.out, dpi=130)
-    print(outcome["sentence"])
+    with whole_file(options.out) as part:
+        figure.savefig(part, dpi=130, format=options.out.suffix.lstrip(".") or "png")
+    say(outcome["sentence"])
     return 0
 
 

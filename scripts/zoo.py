@@ -30,6 +30,8 @@ import pandas as pd
 import torch
 from omegaconf import OmegaConf
 
+from balance.common.documents import read_mapping, read_rows
+from balance.common.terminal import say, visible
 from balance.errors import UserError
 from balance.files import whole_file, write_whole
 from balance.progress import format_seconds
@@ -64,7 +66,7 @@ def main(arguments: list[str]) -> int:
     if wanted:
         suite = load_suite(config, KEEP_BYTES)
         for sentence in suite.skipped:
-            print(f"note: {sentence}")
+            say(f"note: {sentence}")
         try:
             failed = measure_all(wanted, suite, config, out, device, bool(options["keep_features"]))
         except KeyboardInterrupt:
@@ -84,12 +86,13 @@ def measure_all(
     start = time.monotonic()
     for number, model in enumerate(models):
         left = (time.monotonic() - start) / number * (len(models) - number) if number else None
-        print(f"[{number + 1}/{len(models)}] {model.name}{f', ETA {format_seconds(left)}' if left else ''}", flush=True)
+        say(f"[{number + 1}/{len(models)}] {model.name}{f', ETA {format_seconds(left)}' if left else ''}")
         try:
             measure_one(model, suite, config, out, device, keep_features)
         except (UserError, RuntimeError) as error:  # too large for the memory, mostly; the others still run
             failed.append(model.name)
-            print(f"note: {model.name} is left out: {' '.join(str(error).split())[:400]}", file=sys.stderr)
+            reason = " ".join(str(error).split())[:400]
+            print(visible(f"note: {model.name} is left out: {reason}"), file=sys.stderr)
     return failed
 
 
@@ -114,7 +117,11 @@ def is_complete(out: Path, model: ZooModel, config: Config) -> bool:
     path = out / "models" / folder_name(model.name) / "suite.json"
     if not path.is_file():
         return False
-    return bool(json.loads(path.read_text(encoding="utf-8")).get("fingerprint") == fingerprint(model, config))
+    try:
+        facts = read_mapping(path, "a model's results", "it is measured again")
+    except UserError:
+        return False
+    return bool(facts.get("fingerprint") == fingerprint(model, config))
 
 
 def fingerprint(model: ZooModel, config: Config) -> str:
@@ -131,11 +138,10 @@ def collect(out: Path, models: list[ZooModel]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for model in models:
         folder = out / "models" / folder_name(model.name)
-        facts = json.loads((folder / "suite.json").read_text(encoding="utf-8"))
+        facts = read_mapping(folder / "suite.json", "a model's results", "remove it, then start again")
         known = {key: value for key, value in facts.items() if key not in NOT_FACTS} | model.facts
         known |= {"model": model.name, "source": model.source}
-        for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
+        for row in read_rows(folder / "metrics.jsonl"):
             if row["evaluator"] != "eval":
                 rows.append({**known, **row, "model": model.name})
     return pd.DataFrame(rows)

@@ -25,6 +25,7 @@ if __name__ == "__main__":  # the project's folder, whichever folder the command
 
 import pandas as pd
 
+from balance.common.terminal import say
 from balance.errors import UserError
 from balance.files import write_whole
 from conf.command import run_command, split_options
@@ -77,10 +78,10 @@ def main(arguments: list[str]) -> int:
     for name, one in tables.items():
         if one is not None:
             write_whole(out / f"{name}.csv", one.to_csv(index=False))
-            print(f"\n{name}\n{one.head(20).to_string(index=False, float_format='%.4g')}")
+            say(f"\n{name}\n{one.head(20).to_string(index=False, float_format='%.4g')}")
     write_whole(out / "analysis.json", json.dumps({"models": found.models, "notes": found.notes}, indent=1))
     for sentence in found.notes:
-        print(f"note: {sentence}")
+        say(f"note: {sentence}")
     print(out / "analysis.html")
     return 0
 

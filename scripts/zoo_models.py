@@ -1,6 +1,5 @@
 """The models of a zoo: what a YAML list names, with what is known of how each was trained."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -12,6 +11,7 @@ import yaml
 
 from balance.errors import UserError
 from conf.cli import CONF
+from eval.report.rundata import load_run
 from models.start import find_start
 
 KEYS = {"suite", "eval", "open_clip", "models"}
@@ -109,7 +109,8 @@ def run_facts(folder: Path) -> dict[str, Any]:
     """What a run's own folder says of its training; {} for anything else."""
     if not (folder / "config.yaml").is_file():
         return {}
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    run = load_run(folder, ("data", "model", "schedule"))
+    config = run.config
     data, model, schedule = config["data"], config["model"], config["schedule"]
     facts: dict[str, Any] = {
         "dataset": data["name"],
@@ -118,9 +119,8 @@ def run_facts(folder: Path) -> dict[str, Any]:
         "balance": (config.get("balance") or {}).get("name"),
         "seed": config.get("seed"),
     }
-    plan = folder / "plan" / "data.json"
-    if plan.is_file():
-        facts["dataset_size"] = json.loads(plan.read_text(encoding="utf-8")).get("samples")
+    if run.data:
+        facts["dataset_size"] = run.data.get("samples")
     if schedule.get("epoch_samples"):
         facts["samples_seen"] = int(schedule["epoch_samples"]) * int(schedule["epochs"])
     return facts

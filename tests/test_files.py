@@ -7,10 +7,9 @@ import pytest
 from balance.files import whole_file, write_whole
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_a_file_appears_when_it_is_whole(tmp_path: Path, shared: bool) -> None:
+def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "new" / "x.txt"
-    with whole_file(path, shared) as part:
+    with whole_file(path) as part:
         part.write_text("half")
         assert not path.exists()
         part.write_text("whole")

@@ -154,7 +154,7 @@ def write_attributes(
         "unknown": {name: int(np.isnan(s[:, k]).sum()) for k, name in enumerate(annotator.s_names)},
     }  # fmt: skip
     table = pa.table(columns).replace_schema_metadata({_META_KEY: json.dumps(meta, ensure_ascii=False).encode()})
-    with whole_file(Path(path), shared=True) as part:
+    with whole_file(Path(path)) as part:
         pq.write_table(table, part, compression="zstd")
 
 

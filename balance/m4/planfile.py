@@ -32,9 +32,9 @@ def save_plan(plan: Plan, folder: str | Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "plan.json").unlink(missing_ok=True)
     table = cells_table(plan.cells, {"q": plan.q, **_given_arrays(plan.problem)})
-    with whole_file(folder / "cells.parquet", shared=True) as part:
+    with whole_file(folder / "cells.parquet") as part:
         pq.write_table(table, part, compression="zstd")
-    with whole_file(folder / "plan.json", shared=True) as part:
+    with whole_file(folder / "plan.json") as part:
         part.write_text(json.dumps(plan_document(plan), indent=1), encoding="utf-8")
     return folder
 

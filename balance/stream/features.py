@@ -95,7 +95,7 @@ def write_features(url: str, encoder: Encoder, path: Path, line: ProgressLine | 
         "first_text": torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)),
         "keys": torch.from_numpy(np.frombuffer(json.dumps(keys).encode(), np.uint8).copy()),
     }
-    with whole_file(path, shared=True) as part:
+    with whole_file(path) as part:
         part.write_bytes(save(tensors, _facts(url, encoder)))  # `save_file` lets the owner alone read
 
 

@@ -1,14 +1,12 @@
 """What a run has left in its folder, read for pages and tables."""
 
-import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from balance.common.documents import read_mapping
 from balance.errors import UserError
 from eval.metric import read_metrics
 
@@ -98,11 +96,15 @@ def direction_of(config: Mapping[str, Any], name: str) -> str:
     return "bias" if kind in BIAS_KINDS else "quality" if kind in QUALITY_KINDS else "other"
 
 
-def load_run(folder: Path) -> RunData:
+def load_run(folder: Path, groups: Sequence[str] = ("eval",)) -> RunData:
     """Read a run's folder.
 
+    Args:
+        folder: of the run.
+        groups: what its configuration must have.
+
     Raises:
-        UserError: there is no run.
+        UserError: there is no run, or one of its files is damaged.
     """
     path = folder / "config.yaml"
     if not path.is_file():
@@ -110,7 +112,7 @@ def load_run(folder: Path) -> RunData:
     figures = _read_json(folder / "figures.json")
     return RunData(
         folder=folder,
-        config=yaml.safe_load(path.read_text(encoding="utf-8")),
+        config=_read_config(path, groups),
         series=by_name(read_metrics(folder / "metrics.jsonl")),
         data=_read_json(folder / "plan" / "data.json"),
         figures=figures.get("figures", []),
@@ -127,4 +129,15 @@ def by_name(rows: list[Row]) -> dict[str, list[Row]]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    return read_mapping(path, "what a run writes there", "remove it; `resume=true` writes it again")
+
+
+def _read_config(path: Path, groups: Sequence[str]) -> dict[str, Any]:
+    """A run's `config.yaml`, with the groups that its reader looks into."""
+    config = read_mapping(path, "a run's configuration", "restore it from a copy, or name another run")
+    for group in groups:
+        if not isinstance(config.get(group), dict):
+            raise UserError(f"{path} is not a run's configuration: it has no {group}; restore it, or name another run.")
+    return {"name": path.parent.name, **config}

@@ -3,9 +3,7 @@
 import os
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
+from balance.common.terminal import Table, terminal
 from eval.report.run_tables import headline_table
 from eval.report.rundata import Row, load_run
 
@@ -27,7 +25,7 @@ def summarise(folder: Path) -> str:
     for row in rows:
         change = "" if row["change"] is None else f"{row['change']:+.3f}"
         table.add_row(row["label"], _figure(row["start"]), _figure(row["values"][0]), change, row["verdict"])
-    console = Console(width=None if os.environ.get("COLUMNS") else 110, no_color=True)
+    console = terminal(width=None if os.environ.get("COLUMNS") else 110, no_color=True)
     with console.capture() as capture:
         console.print(table)
     return capture.get().rstrip()

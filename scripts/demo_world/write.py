@@ -3,8 +3,6 @@
 import hashlib
 import io
 import json
-import os
-import shutil
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
@@ -16,6 +14,7 @@ from random import Random
 from typing import Any
 
 from balance.errors import UserError
+from balance.files import whole_folder
 from balance.progress import ProgressLine
 
 from .config import World
@@ -48,18 +47,11 @@ def make_world(world: World, out: Path, train: int, seed: int, workers: int, qui
             return False
         if _made_from(out) is None and any(out.iterdir()):
             raise UserError(f"{out} is not a demo world, and is left as it is; give --out another folder")
-    part = out.with_name(f".{out.name}.part-{os.getpid()}")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
+    with whole_folder(out) as part:
         counts = _write_splits(world, part, train, seed, workers, quiet)
         truth = {"version": VERSION, "hash": mark, "seed": seed, "world": asdict(world), "splits": counts}
         truth["ideal"] = ideal_bias(world)
         (part / "world.json").write_text(json.dumps(truth, indent=1) + "\n", encoding="utf-8")
-        if out.exists():
-            shutil.rmtree(out)
-        os.replace(part, out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return True
 
 
