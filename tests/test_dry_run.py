@@ -1,5 +1,7 @@
 """A dry run: known sizes of known models, an estimate of memory held against what autograd keeps, every warning."""
 
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -103,6 +105,16 @@ def test_what_would_go_wrong_is_said(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], sentence: str
 ) -> None:
     assert sentence in told(world, tmp_path, capsys, *more)
+
+
+def test_damaged_shards_are_a_warning(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(world / "train", data)
+    (data / "zeros.tar").write_bytes(b"\0" * 30_000)
+    said = told(world, tmp_path, capsys, f"data.train={data}", "data.max_bad=0.6")
+    assert re.search(
+        r"warning: 1 of \d+ shards damaged, about \d+ samples lost: \S*zeros.tar \(nothing but zeros", said
+    )
 
 
 def test_a_disk_too_small_and_a_name_taken(

@@ -126,6 +126,13 @@ def test_a_picture_that_can_not_be_decoded_is_replaced_and_counted(tmp_path: Pat
     assert all(not torch.isnan(batch.images).any() for batch in found)
 
 
+def test_shards_without_a_sample_have_features_of_nothing(shards: list[str], tmp_path: Path) -> None:
+    Path(shards[1]).write_bytes(b"<html>502 Bad Gateway</html>")
+    files = attribute_files(shards, tmp_path)
+    made = FeatureBatches(shards, prepare_features(shards, Towers(), tmp_path / "features", 0, False))
+    assert batches(shards, files, made, 0, 5)[-1].keys == batches(shards, files, None, 0, 5)[-1].keys
+
+
 def test_features_of_other_shards_are_refused(shards: list[str], tmp_path: Path) -> None:
     files = attribute_files(shards, tmp_path)
     features = prepare_features(shards, Towers(), tmp_path / "features", 0, False)

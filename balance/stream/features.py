@@ -87,11 +87,10 @@ def write_features(url: str, encoder: Encoder, path: Path, line: ProgressLine | 
         texts.append(encoder.encode_texts([caption for sample in block for caption in sample.captions]))
         if line is not None:
             line.update(len(block))
-    if not keys:
-        raise UserError(f"The shard {url} holds no sample that can be used.")
+    nothing = [np.empty((0, 0), np.float32)]  # a damaged shard may hold no sample, which labelling has told
     tensors = {
-        "image": torch.from_numpy(np.concatenate(images)),
-        "text": torch.from_numpy(np.concatenate(texts)),
+        "image": torch.from_numpy(np.concatenate(images or nothing)),
+        "text": torch.from_numpy(np.concatenate(texts or nothing)),
         "first_text": torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)),
         "keys": torch.from_numpy(np.frombuffer(json.dumps(keys).encode(), np.uint8).copy()),
     }
