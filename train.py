@@ -8,6 +8,11 @@ Everything that can be known to be wrong is checked before the first step.
 
 import conf.runtime  # noqa: F401  # isort: skip  # before torch
 
+if __name__ == "__main__":  # help and mistakes are answered before torch loads, which takes seconds
+    from conf.cli import answer_early
+
+    answer_early()
+
 import contextlib
 import json
 import os
@@ -57,6 +62,7 @@ from models.clock import Clock
 from models.ema import Ema
 from models.factory import ModelBundle
 from models.keeper import Keeper
+from models.launcher import launcher_notes
 from models.losses import ContrastiveLoss
 from models.optim import create_optimizer, learning_rate, set_learning_rate
 from models.precision import MODES, attention, resolve_device, resolve_precision
@@ -118,6 +124,8 @@ def main(config: Config) -> int:
     )
     processes = Processes()
     world, first, say = processes.world, processes.first, processes.say
+    for sentence in launcher_notes(world, os.environ):
+        say(f"note: {sentence}")
     if config.fsdp:
         wanted = config.model
         others = {"model.ema": wanted.ema, "model.lora": wanted.lora, "model.keep_outputs": wanted.keep_outputs}
@@ -210,6 +218,8 @@ def prepare(
         UserError: bad input; nothing was trained yet.
     """
     world, first, say = processes.world, processes.first, processes.say
+    for sentence in launcher_notes(world, os.environ):
+        say(f"note: {sentence}")
 
     # ------------------------------------------------------------------ evaluation sets, attributes, plan
     suite = create_suite(config, held_out)

@@ -6,7 +6,7 @@ values are quoted here. Unknown keys and choices are answered with the nearest v
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
@@ -25,6 +25,7 @@ from omegaconf.errors import ConfigKeyError, ConfigTypeError, OmegaConfBaseExcep
 from balance.errors import UserError
 from conf.command import fail, guarded
 from conf.run import not_begun
+from conf.runtime import hide_gpus
 from conf.schema import Config
 from conf.stored import read_stored
 
@@ -333,27 +334,64 @@ def is_override(argument: str, before: str) -> bool:
     return not argument.startswith("-") and before not in FLAGS_WITH_VALUE
 
 
+def _run_alone(task: Callable[[Config], int | None], config: Config) -> int | None:
+    """Run the only task of this process; the jobs of a sweep share one, and may differ in their device."""
+    if config.device == "cpu":
+        hide_gpus()
+    return task(config)
+
+
+def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The flags of a command, with their values, and its overrides."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    for argument, before in pairwise_arguments(list(argv)):
+        (overrides if is_override(argument, before) else flags).append(argument)
+    return flags, overrides
+
+
+def answer_early(config_name: str = "train") -> None:
+    """Answer a command that asks for help or is mistaken, and exit; others go on to `launch`.
+
+    A program calls it before it imports what takes seconds.
+    """
+    if {"-h", "--help", "--hydra-help"} & set(sys.argv[1:]):
+        launch(lambda config: None, config_name)
+        sys.exit(0)
+    check_command(sys.argv, config_name)
+
+
+def check_command(argv: Sequence[str], config_name: str) -> Config | None:
+    """Check the command line, and exit where it is wrong.
+
+    Returns:
+        The configuration of the run that the command goes on with, if it is such a command.
+    """
+    flags, overrides = split_arguments(argv)
+    if {"-h", "--help", "--hydra-help"} & set(argv[1:]):
+        return None
+    try:
+        check_flags(flags)
+        if not flags and (stored := stored_config(overrides)) is not None:
+            return stored
+        if {"-m", "--multirun"} & set(argv[1:]):  # each job is composed when its turn comes
+            check_choices(leave_out(overrides), groups(), True)
+        else:
+            compose_raw(overrides, config_name)
+    except Exception as error:
+        sys.exit(fail(error))
+    return None
+
+
 def launch(task: Callable[[Config], int | None], config_name: str = "train") -> None:
     """Run a task with the configuration that the command line asks for, then exit with its status.
 
     Overrides are checked first. Hydra's own flags (`--help`, `--cfg job`, `--multirun`, ...) work as usual.
     """
-    overrides = [arg for arg, before in pairwise_arguments(sys.argv) if is_override(arg, before)]
-    flags = [arg for arg, before in pairwise_arguments(sys.argv) if not is_override(arg, before)]
-    sweep = bool({"-m", "--multirun"} & set(sys.argv[1:]))
-    if not {"-h", "--help", "--hydra-help"} & set(sys.argv[1:]):
-        try:
-            check_flags(flags)
-            if not flags and (stored := stored_config(overrides)) is not None:
-                known = stored
-                sys.exit(guarded(lambda: task(known)) or 0)
-            if sweep:  # each job is composed when its turn comes
-                check_choices(leave_out(overrides), groups(), sweep)
-            else:
-                compose_raw(overrides, config_name)
-        except UserError as error:
-            sys.exit(fail(error))
-
+    stored = check_command(sys.argv, config_name)
+    if stored is not None:
+        sys.exit(guarded(lambda: _run_alone(task, stored)) or 0)
+    flags, overrides = split_arguments(sys.argv)
     sys.argv[1:] = flags + replace_mappings([quote_override(override) for override in leave_out(overrides)])
 
     failed: list[str] = []
@@ -364,7 +402,7 @@ def launch(task: Callable[[Config], int | None], config_name: str = "train") -> 
         try:
             config = to_config(raw)
             named = name_job(config, job) if job else config
-            status = task(named)
+            status = task(named) if job else _run_alone(task, config)
         except Exception as error:
             status = fail(error)
             if job:  # the others may do

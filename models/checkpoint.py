@@ -72,7 +72,7 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu", mmap: bool =
 def rng_state() -> dict[str, Any]:
     """The state of torch's generators on this process, which uses one GPU at most."""
     state: dict[str, Any] = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # asking a GPU's generator would start CUDA, also in a run on the CPU
         state["cuda"] = torch.cuda.get_rng_state()
     return state
 
@@ -80,5 +80,5 @@ def rng_state() -> dict[str, Any]:
 def set_rng_state(state: dict[str, Any]) -> None:
     """Restore what `rng_state` gave."""
     torch.set_rng_state(state["cpu"].cpu())
-    if "cuda" in state and torch.cuda.is_available():
+    if "cuda" in state and torch.cuda.is_initialized():
         torch.cuda.set_rng_state(state["cuda"].cpu())

@@ -17,18 +17,6 @@ settings.load_profile("project")
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(scope="session", autouse=True)
-def autograd_without_threads() -> None:
-    """Start torch's autograd before any test makes fake tensors, as counting operations does.
-
-    A build for CUDA on a machine without gives itself a fake device with the first of them; autograd, if it starts
-    afterwards, starts a thread for it, and then refuses to work in forks of the process.
-    """
-    import torch
-
-    torch.ones(1, requires_grad=True).sum().backward()
-
-
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The folder of the checkout."""

@@ -10,6 +10,7 @@ import pytest
 
 from balance.errors import UserError
 from conf.command import run_command, split_options
+from tests.commands import start
 from tests.conftest import ROOT
 
 COMMANDS = sorted(path.name for path in (ROOT / "scripts").glob("*.py") if "run_command(main" in path.read_text())
@@ -59,7 +60,29 @@ def test_a_command_s_own_options_and_those_that_are_left() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_starts_from_any_folder(name: str, tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "scripts" / name), "--help"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert len(done.stdout) > 100
+    status, said = start(f"scripts/{name}", ["--help"], tmp_path)
+    assert status == 0, said[-2000:]
+    assert len(said) > 100
+
+
+LIGHT = """
+import sys, runpy
+sys.argv = {argv}
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as end:
+    print("status", end.code)
+print("loaded", *sorted({heavy} & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize("argument", ["--help", "schedule.epoch=2"])
+def test_help_and_mistakes_do_not_wait_for_torch(argument: str) -> None:
+    heavy = {"torch", "torchvision", "open_clip", "transformers", "wandb", "matplotlib", "scipy", "accelerate"}
+    code = LIGHT.format(argv=["train.py", argument], heavy=heavy)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300, check=True
+    )
+    *_, status, loaded = done.stdout.strip().splitlines()
+    assert status == f"status {0 if argument == '--help' else 2}"
+    assert loaded == "loaded"

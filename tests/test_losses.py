@@ -1,7 +1,5 @@
 """The losses: against open_clip's, over processes, in micro-batches and chunks; all in float64 to 1e-10."""
 
-import os
-import socket
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -10,9 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from open_clip.loss import ClipLoss, SigLipLoss
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -21,6 +17,7 @@ from balance.errors import UserError
 from models.accumulate import backward, check_accumulation
 from models.losses import ContrastiveLoss, contrastive_loss
 from models.optim import learning_rate, parameter_groups
+from tests.together import together
 
 BATCH, DIM = 12, 5
 
@@ -205,12 +202,10 @@ def test_chunks_keep_one_part_of_the_scores(kind: str) -> None:
     assert in_parts < at_once / 5, f"{in_parts} bytes against {at_once}"
 
 
-def work(rank: int, world: int, port: int, out: str) -> None:
+def work(world: int, out: str) -> None:
     """One of the processes: every kind of loss, weighted and not, at once and in parts."""
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world}
-    os.environ.update({name: str(value) for name, value in place.items()})
-    AcceleratorState._reset_state(reset_partial_state=True)  # a fork inherits what earlier tests made
     accelerator = Accelerator(cpu=True)
+    rank = dist.get_rank()
     mine = slice(rank * BATCH // world, (rank + 1) * BATCH // world)
     found = {}
     for kind, weighted, parts in CASES:
@@ -236,10 +231,7 @@ CASES = [(kind, weighted, parts) for kind in ("clip", "siglip") for weighted in 
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 4])
 def test_many_processes_equal_one(world: int, tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.start_processes(work, (world, port, str(tmp_path)), nprocs=world, start_method="fork")
+    assert together(world, work, world, str(tmp_path)) == [0] * world
     for rank in range(world):
         found: dict[str, Any] = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         for kind, weighted, parts in CASES:

@@ -1,26 +1,27 @@
 """Whole runs on 1, 2 and 4 processes: the same samples, the same metrics, the same weights."""
 
 import json
-import multiprocessing
 import os
-import socket
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
+from accelerate.commands.launch import launch_command_parser
+from accelerate.utils.launch import prepare_multi_gpu_env
 
 import train
 from balance.errors import UserError
+from conf.cli import compose
 from models.checkpoint import list_checkpoints, load_checkpoint
 from models.processes import check_launcher
-from tests.launching import MODEL, measured, tiny_overrides
+from tests.launching import MODEL, before_step, measured, tiny_overrides
 from tests.tiny import people_shards
+from tests.together import free_port, together
 
 SAMPLES = 64
 
@@ -32,35 +33,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     people_shards(folder / "train", [30, 4, SAMPLES - 34])
     people_shards(folder / "eval", [30])
     return folder
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def one_of(rank: int, count: int, port: int, task: Callable[[], int]) -> None:
-    """Run a task as one of several processes, in a fork."""
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count}
-    os.environ.update({name: str(value) for name, value in place.items()})
-    AcceleratorState._reset_state(reset_partial_state=True)
-    os._exit(task())
-
-
-def together(count: int, task: Callable[[], int], patience: float = 300) -> list[int | None]:
-    """Run a task on several processes; their exit codes. Those that hang are killed and give None."""
-    fork, port = multiprocessing.get_context("fork"), free_port()
-    processes = [fork.Process(target=one_of, args=(rank, count, port, task)) for rank in range(count)]
-    for process in processes:
-        process.start()
-    end = time.monotonic() + patience
-    codes: list[int | None] = []
-    for process in processes:
-        process.join(max(0.0, end - time.monotonic()))
-        codes.append(process.exitcode)
-        process.kill()
-    return codes
 
 
 def wanted(world: Path, runs: Path, processes: int, loss: str, *more: str) -> list[str]:
@@ -87,8 +59,7 @@ def wanted(world: Path, runs: Path, processes: int, loss: str, *more: str) -> li
 def test_samples_metrics_and_weights_are_those_of_one_process(world: Path, tmp_path: Path, loss: str) -> None:
     for processes in (1, 2, 4):
         task = wanted(world, tmp_path, processes, loss, "schedule.epochs=2")
-        codes = together(processes, lambda task=task: train.main(train_config(task)))  # type: ignore[misc]
-        assert codes == [0] * processes
+        assert together(processes, train_with, task) == [0] * processes
     one = {(row["name"], row["step"]): row for row in measured(tmp_path / "of1")}
     state = load_checkpoint(list_checkpoints(tmp_path / "of1/checkpoints")[-1])
     for processes in (2, 4):
@@ -107,49 +78,45 @@ def test_samples_metrics_and_weights_are_those_of_one_process(world: Path, tmp_p
             torch.testing.assert_close(found["model"][name], weight, rtol=0, atol=2e-5)
 
 
-def train_config(task: list[str]) -> Any:
-    from conf.cli import compose
+def train_with(task: list[str]) -> int:
+    return train.main(compose(task))
 
-    return compose(task)
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def train_until_killed(task: list[str], step: int) -> int:
+    with before_step(step, kill):
+        return train_with(task)
 
 
 @pytest.mark.slow
-def test_two_processes_stopped_or_killed_go_on_bit_for_bit(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_processes_stopped_or_killed_go_on_bit_for_bit(world: Path, tmp_path: Path) -> None:
     """With dropout, so that each process needs its own random state; killed in the midst of a step."""
     more = ("name=a", "data.batch_size=8", "balance=none", "schedule.epochs=2", "checkpoint.every_steps=2")
     straight, killed = (tiny_overrides(world, tmp_path / way, *more) for way in ("straight", "killed"))
-    assert together(2, lambda: train.main(train_config(straight))) == [0, 0]
-    original = train.train_step
-
-    def die(run: train.Training, batch: Any) -> torch.Tensor:
-        if run.clock.step == 5:
-            os.kill(os.getpid(), 9)
-        return original(run, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "train_step", die)
-        assert together(2, lambda: train.main(train_config(killed))) == [-9, -9]
-    assert together(2, lambda: train.main(train_config([*killed, "resume=true"]))) == [0, 0]
+    assert together(2, train_with, straight) == [0, 0]
+    assert together(2, train_until_killed, killed, 6) == [-9, -9]
+    assert together(2, train_with, [*killed, "resume=true"]) == [0, 0]
     assert measured(tmp_path / "killed/a") == measured(tmp_path / "straight/a")
 
 
 @pytest.mark.slow
 def test_a_sharded_model_trains_as_a_whole_one_and_goes_on(world: Path, tmp_path: Path) -> None:
-    def task(name: str, *more: str) -> Callable[[], int]:
-        return lambda: train.main(train_config(wanted(world, tmp_path / name, 2, "siglip", "schedule.epochs=2", *more)))
+    def task(name: str, *more: str) -> list[str]:
+        return wanted(world, tmp_path / name, 2, "siglip", "schedule.epochs=2", *more)
 
-    assert together(2, task("ddp")) == [0, 0]
-    assert together(2, task("fsdp", "fsdp=true")) == [0, 0]
+    assert together(2, train_with, task("ddp")) == [0, 0]
+    assert together(2, train_with, task("fsdp", "fsdp=true")) == [0, 0]
     ddp, fsdp = (load_checkpoint(list_checkpoints(tmp_path / n / "of2/checkpoints")[-1]) for n in ("ddp", "fsdp"))
     for name, weight in ddp["model"].items():
         torch.testing.assert_close(fsdp["model"][name], weight, rtol=0, atol=2e-5)
     before = measured(tmp_path / "fsdp/of2")
     list_checkpoints(tmp_path / "fsdp/of2/checkpoints")[-1].unlink()  # as if killed before it
-    assert together(2, task("fsdp", "fsdp=true", "resume=true")) == [0, 0]
+    assert together(2, train_with, task("fsdp", "fsdp=true", "resume=true")) == [0, 0]
     assert measured(tmp_path / "fsdp/of2") == before
-    assert together(2, task("ddp", "fsdp=true", "resume=true")) == [1, 1]  # refused: of another kind
+    assert together(2, train_with, task("ddp", "fsdp=true", "resume=true")) == [1, 1]  # refused: of another kind
 
 
 @pytest.mark.parametrize(
@@ -169,7 +136,7 @@ def test_what_the_launcher_may_not_ask_for_is_told(
 ) -> None:
     monkeypatch.setenv(variable, value)
     with pytest.raises(UserError, match=f"{variable}={value}: accelerate was told .* give {key}.* to train.py"):
-        train.main(train_config(wanted(world, tmp_path, 1, "clip", "dry_run=true")))
+        train_with(wanted(world, tmp_path, 1, "clip", "dry_run=true"))
 
 
 def test_what_the_launcher_always_says_is_no_wish() -> None:
@@ -177,16 +144,26 @@ def test_what_the_launcher_always_says_is_no_wish() -> None:
     check_launcher({**said, "ACCELERATE_USE_FSDP": "false", "ACCELERATE_MIXED_PRECISION": "no"})
 
 
+def test_what_accelerate_launch_with_fsdp_passes_on_is_refused() -> None:
+    options = launch_command_parser().parse_args(
+        [
+            "--use_fsdp",
+            "--num_processes=2",
+            "--num_machines=1",
+            "--mixed_precision=no",
+            "--dynamo_backend=no",
+            "train.py",
+        ]
+    )
+    with pytest.raises(UserError, match=r"accelerate was told to use FSDP .* fsdp=true to train\.py"):
+        check_launcher(prepare_multi_gpu_env(options))
+
+
 @pytest.mark.slow
-def test_accelerate_launch_with_fsdp_is_refused(world: Path, tmp_path: Path, root: Path) -> None:
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--use_fsdp", "--num_processes=2"]
-    command += ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", f"--main_process_port={free_port()}"]
-    task = wanted(world, tmp_path, 2, "clip")
-    done = subprocess.run([*command, "train.py", *task], cwd=root, capture_output=True, text=True, timeout=300)
-    assert done.returncode != 0
-    assert "accelerate was told to use FSDP" in done.stderr
-    assert "fsdp=true to train.py" in done.stderr
-    assert not (tmp_path / "of2").exists()
+def test_processes_that_mpi_starts_train_together(world: Path, tmp_path: Path) -> None:
+    """As `accelerate launch --cpu --mpirun_hostfile=...` starts them: each reads its rank in Open MPI's variables."""
+    assert together(2, train_with, wanted(world, tmp_path, 2, "clip", "schedule.epochs=1"), ranks="mpi") == [0, 0]
+    assert len(load_checkpoint(list_checkpoints(tmp_path / "of2/checkpoints")[-1])["ranks"]) == 2
 
 
 @pytest.mark.slow

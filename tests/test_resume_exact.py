@@ -1,6 +1,5 @@
 """A run that is stopped at any moment, in any way, goes on and measures bit for bit what it would have measured."""
 
-import multiprocessing
 import os
 import signal
 import threading
@@ -11,6 +10,7 @@ import pytest
 
 from models.checkpoint import list_checkpoints, load_checkpoint
 from tests.launching import before_step, measured, power_cut, run, terminate
+from tests.together import apart
 
 
 @pytest.mark.parametrize("step", [2, 7, 8, 11])
@@ -30,7 +30,7 @@ def test_after_a_crash_resume_repeats_what_was_lost(world: Path, straight: Path,
     assert measured(tmp_path / "a") == measured(straight)
 
 
-def attempt(world: Path, runs: Path, step: int | None, delay: float, *more: str) -> None:
+def attempt(world: Path, runs: Path, step: int | None, delay: float, *more: str) -> int:
     """A run in a process of its own, which goes on where there is something to go on from.
 
     It is killed a while after its start, or after this step of its own; a negative delay leaves it alone. By steps,
@@ -42,7 +42,7 @@ def attempt(world: Path, runs: Path, step: int | None, delay: float, *more: str)
     if delay >= 0 and step is None:
         death.start()
     with before_step(step or -1, death.start):
-        os._exit(run(world, runs, "name=a", *(["resume=true"] if begun else []), *more))
+        return run(world, runs, "name=a", *(["resume=true"] if begun else []), *more)
 
 
 @pytest.mark.slow
@@ -51,12 +51,12 @@ def test_killed_at_random_moments_a_run_goes_on_bit_for_bit(
     world: Path, straight: Path, tmp_path: Path, workers: int
 ) -> None:
     more = (f"data.workers={workers}", "checkpoint.every_steps=2")
-    random, fork = np.random.default_rng(workers), multiprocessing.get_context("fork")
+    random = np.random.default_rng(workers)
     moments = [(int(random.integers(2, 6)), random.uniform(0, 0.05)) for _ in range(4)]
     moments[2:2] = [(None, random.uniform(0, 1)) for _ in range(2)]
     killed = 0
     for step, delay in [*moments, (None, -1.0)]:
-        process = fork.Process(target=attempt, args=(world, tmp_path, step, delay, *more))
+        process = apart(attempt, world, tmp_path, step, delay, *more)
         process.start()
         process.join()
         if process.exitcode == 0:

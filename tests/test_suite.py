@@ -1,9 +1,7 @@
 """The suite: every stimulus embedded once, equal results however the work is cut, bad input told in a sentence."""
 
 import json
-import os
 import re
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import yaml
 
 from balance.errors import UserError
@@ -26,16 +23,22 @@ from eval.sets import EvalSet, load_set
 from models.factory import ModelBundle, create
 from scripts import evaluate
 from scripts.suite_tools import compose_suite, load_suite
+from tests.conftest import ROOT
 from tests.tiny import people_shards, picture, sample, write_tar
+from tests.together import together
 
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def bundle(root: Path) -> ModelBundle:
+def build() -> ModelBundle:
     torch.manual_seed(0)
-    wanted = yaml.safe_load((root / "conf/model/tiny.yaml").read_text())
+    wanted = yaml.safe_load((ROOT / "conf/model/tiny.yaml").read_text())
     return create(wanted["name"], wanted["config"], wanted.get("preprocess"))
+
+
+@pytest.fixture(scope="module")
+def bundle() -> ModelBundle:
+    return build()
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +106,9 @@ def test_results_do_not_depend_on_the_batch_size_or_the_order_of_sets(
         assert other == pytest.approx(found[0], abs=1e-5)
 
 
-def work(rank: int, world: int, port: int, bundle: ModelBundle, sets: dict[str, Any], out: str) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=world)
+def work(sets: dict[str, Any], out: str) -> None:
+    dist.init_process_group("gloo")
+    rank, world, bundle = dist.get_rank(), dist.get_world_size(), build()
     suite = build_suite(sets, EVALUATORS, 50, 4)
     for attempt in range(2):  # the second from the store
         found = values(suite.run(bundle, CPU, rank, world, cache=Path(out, "cache")))
@@ -118,10 +121,7 @@ def test_results_do_not_depend_on_the_number_of_processes(
     bundle: ModelBundle, sets: dict[str, Any], tmp_path: Path
 ) -> None:
     one = values(build_suite(sets, EVALUATORS, 50, 16).run(bundle, CPU))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.start_processes(work, (3, port, bundle, sets, str(tmp_path)), nprocs=3, start_method="fork")
+    assert together(3, work, sets, str(tmp_path)) == [0] * 3
     for rank in range(3):
         for attempt in range(2):
             found = json.loads((tmp_path / f"{rank}-{attempt}.json").read_text())
