@@ -1,5 +1,5 @@
 # make demo         make the demo data, train unbalanced and balanced, compare; DEMO='schedule.epochs=1' changes both runs
-# make test         the whole test suite; TESTS='tests/test_plan.py -x' names a part of it
+# make test         the whole test suite (neighbours stay together, for what they share); TESTS='tests/test_plan.py -x' names a part of it
 # make check        linters and types
 # make test-lowest  a part of the suite with every dependency at the lowest version that pyproject.toml allows
 # VENV and PYTHON name the virtual environment, and the Python that makes it: make test PYTHON=python3.13 VENV=.venv313
@@ -20,7 +20,7 @@ demo: $(VENV)/.installed
 	$(RUN) scripts/demo.py $(DEMO)
 
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 $(TESTS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal $(TESTS)
 
 check: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
@@ -28,7 +28,7 @@ check: $(VENV)/.installed-dev
 	$(VENV)/bin/mypy
 
 test-lowest: $(LOWEST)/.installed-lowest
-	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 $(LOWEST_TESTS)
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 --dist worksteal $(LOWEST_TESTS)
 
 # What runs need; what the tests need beside it.
 $(VENV)/.installed: EXTRAS = fast,lora

@@ -2,40 +2,46 @@
 
 import os
 import runpy
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from tests.conftest import ROOT
 from tests.together import apart
 
 
-def start(script: str, arguments: list[str], folder: Path) -> tuple[int | None, str]:
-    """Run a script in a folder, in a process of its own; its exit status and what it printed.
+def start(script: str, *arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run a script of the project in a folder, in a process of its own.
 
     Modules of the project are loaded already, but for those that only the script's own folder gives (`scripts`).
+
+    Returns:
+        Its exit status and what it printed, as `subprocess.run` does.
     """
-    heard = folder / ".heard"
-    process = apart(_run, str(ROOT / script), arguments, str(folder), str(heard))
-    process.start()
-    process.join()
-    return process.exitcode, heard.read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory() as heard:
+        process = apart(_run, str(ROOT / script), arguments, str(folder), heard)
+        process.start()
+        process.join()
+        out, err = (Path(heard, name).read_text(encoding="utf-8") for name in ("out", "err"))
+    return subprocess.CompletedProcess([script, *arguments], process.exitcode or 0, out, err)
 
 
-def _run(script: str, arguments: list[str], folder: str, heard: str) -> int:
+def _run(script: str, arguments: tuple[str, ...], folder: str, heard: str) -> int:
     os.chdir(folder)
     sys.argv = [script, *arguments]
     sys.path[:] = [str(Path(script).parent), *(place for place in sys.path if place not in ("", str(ROOT)))]
     for name in [name for name in sys.modules if name.split(".")[0] == "scripts"]:
         del sys.modules[name]
-    with open(heard, "w", encoding="utf-8") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-        sys.stdout = sys.stderr = file
+    with open(Path(heard, "out"), "w", encoding="utf-8") as out, open(Path(heard, "err"), "w", encoding="utf-8") as err:
+        os.dup2(out.fileno(), 1)  # what it starts prints there, too
+        os.dup2(err.fileno(), 2)
+        sys.stdout, sys.stderr = out, err
         try:
             runpy.run_path(script, run_name="__main__")
         except SystemExit as end:
             if isinstance(end.code, str):
-                print(end.code)
+                print(end.code, file=sys.stderr)
                 return 1
             return end.code or 0
     return 0

@@ -1,6 +1,4 @@
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from balance.labels.attributes import (
 from balance.labels.summary import Summary
 from balance.prepare import prepare_balance
 from balance.stream.tarwalk import CUT
+from tests.commands import start
 from tests.shard_tools import picture, write_tar
 
 CAPTIONS: dict[str, Any] = {
@@ -322,14 +321,14 @@ def test_table_of_detections(tmp_path: Path) -> None:
     assert annotator.proxies == ["tie", "dress"]
 
 
-def test_the_command(shards: list[str], tmp_path: Path, root: Path) -> None:
-    command = [sys.executable, "scripts/annotate.py", f"data.train={tmp_path}/in/s-{{0..2}}.tar", "attributes=captions",
+def test_the_command(shards: list[str], tmp_path: Path) -> None:
+    command = ["scripts/annotate.py", f"data.train={tmp_path}/in/s-{{0..2}}.tar", "attributes=captions",
                f"out={tmp_path}/out", "workers=0", "progress=false"]  # fmt: skip
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    done = start(*command)
     assert done.returncode == 0, done.stderr
     assert "3 shards (0 done before), 36 good samples, 0 bad" in done.stdout
     assert len(list((tmp_path / "out").glob("*.parquet"))) == 3
-    done = subprocess.run([*command, "outt=x"], cwd=root, capture_output=True, text=True, check=False)
+    done = start(*command, "outt=x")
     assert done.returncode == 2
     assert "outt" in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,7 +1,5 @@
 import csv
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +26,7 @@ from balance.labels.attributes import build_annotator
 from balance.m4.counting import count_parquet
 from balance.m4.planfile import save_plan
 from scripts.audit import main
+from tests.commands import start
 from tests.shard_tools import write_tar
 
 NAN = np.nan
@@ -219,11 +218,6 @@ def annotated(tmp_path: Path, women: int) -> Path:
     return tmp_path / f"attributes-{women}"
 
 
-def run(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "scripts/audit.py", *arguments]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-
-
 def test_the_command_before_and_after_a_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = annotated(tmp_path, 20)
     save_plan(solve(count_parquet(str(folder)), Problem(target={"woman": 0.5}, keep=0.6)), tmp_path / "plan")
@@ -247,8 +241,8 @@ def test_the_command_compares_two(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert float(rows[0]["p_adjusted"]) < 0.05
 
 
-def test_the_command_tells_what_is_wrong(tmp_path: Path, root: Path) -> None:
-    done = run(root, str(tmp_path / "nothing"), f"out={tmp_path}/audit")
+def test_the_command_tells_what_is_wrong(tmp_path: Path) -> None:
+    done = start("scripts/audit.py", str(tmp_path / "nothing"), f"out={tmp_path}/audit")
     assert done.returncode == 2
     assert "no attribute files" in done.stderr
     assert "Traceback" not in done.stderr

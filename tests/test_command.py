@@ -60,9 +60,9 @@ def test_a_command_s_own_options_and_those_that_are_left() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_starts_from_any_folder(name: str, tmp_path: Path) -> None:
-    status, said = start(f"scripts/{name}", ["--help"], tmp_path)
-    assert status == 0, said[-2000:]
-    assert len(said) > 100
+    done = start(f"scripts/{name}", "--help", folder=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(done.stdout) > 100
 
 
 LIGHT = """

@@ -1,8 +1,6 @@
 """Every experiment runs on tiny data; unlearning stops for the right reason; a sweep survives a job that fails."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from eval.metric import Metric
 from eval.stopping import FELL, REACHED, Stopper
 from models.checkpoint import list_checkpoints
 from models.keeper import best_checkpoint
+from tests.commands import start
 from tests.launching import data_overrides, measured, model_overrides, tiny_overrides
 
 UNLEARN = ["experiment=unlearn", "balance.min_concept_samples=5", "schedule.epoch_samples=32", "schedule.epochs=3"]
@@ -130,7 +129,7 @@ def test_bad_limits_are_told(targets: dict[str, float], quality: dict[str, float
 
 
 @pytest.mark.slow
-def test_a_sweep_names_its_jobs_survives_one_that_fails_and_goes_on(world: Path, tmp_path: Path, root: Path) -> None:
+def test_a_sweep_names_its_jobs_survives_one_that_fails_and_goes_on(world: Path, tmp_path: Path) -> None:
     given = [
         *data_overrides(world, tmp_path),
         *model_overrides(),
@@ -139,13 +138,13 @@ def test_a_sweep_names_its_jobs_survives_one_that_fails_and_goes_on(world: Path,
         "stage.share=1.0",
         "balance.eps_association=0.1",
     ]
-    command = [sys.executable, "train.py", "-m", "experiment=sweep", *given, "balance.keep=0.3,7.0"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=300)
+    command = ["train.py", "-m", "experiment=sweep", *given, "balance.keep=0.3,7.0"]
+    done = start(*command)
     assert done.returncode == 2
     assert "sweep-keep-7.0" in done.stderr.splitlines()[-1]
     folder = tmp_path / "sweep-keep-0.3_eps_association-0.1_share-1.0"
     assert folder.is_dir(), [path.name for path in tmp_path.iterdir()]
     command[-1] = "balance.keep=0.3,0.5"
-    done = subprocess.run([*command, "resume=true"], capture_output=True, text=True, cwd=root, timeout=300)
+    done = start(*command, "resume=true")
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "sweep-keep-0.5_eps_association-0.1_share-1.0/report.html").exists()

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import csv
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from balance.m4.planfile import load_plan
-
-
-def command(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *arguments], cwd=root, capture_output=True, text=True, check=False)
+from tests.commands import start
 
 
 @pytest.fixture(scope="module")
-def rows(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("rows")
     sizes = ("--rows", "4000", "--rows-per-file", "1500", "--patterns", "500", "--concepts", "70", "--workers", "1")
-    made = command(root, "scripts/make_attribute_rows.py", "--out", str(out), *sizes)
+    made = start("scripts/make_attribute_rows.py", "--out", str(out), *sizes)
     assert made.returncode == 0, made.stderr
     return out
 
@@ -32,10 +27,10 @@ def settings(tmp_path: Path) -> Path:
     return file
 
 
-def test_files_to_plan(root: Path, rows: Path, settings: Path, tmp_path: Path) -> None:
+def test_files_to_plan(rows: Path, settings: Path, tmp_path: Path) -> None:
     out = tmp_path / "plan"
     group = f"balance={settings}"
-    done = command(root, "scripts/solve.py", f"attributes={rows}", f"out={out}", group, "balance.keep=0.4", "threads=1")
+    done = start("scripts/solve.py", f"attributes={rows}", f"out={out}", group, "balance.keep=0.4", "threads=1")
     assert done.returncode == 0, done.stderr
     plan = load_plan(out)
     assert plan.keep == 0.4
@@ -54,8 +49,8 @@ def test_files_to_plan(root: Path, rows: Path, settings: Path, tmp_path: Path) -
         (("attributes=nowhere", "out=y"), "no attribute files at nowhere"),
     ],
 )
-def test_typos_are_answered(root: Path, arguments: tuple[str, ...], sentence: str) -> None:
-    done = command(root, "scripts/solve.py", *arguments)
+def test_typos_are_answered(arguments: tuple[str, ...], sentence: str) -> None:
+    done = start("scripts/solve.py", *arguments)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert sentence in done.stderr
@@ -63,8 +58,8 @@ def test_typos_are_answered(root: Path, arguments: tuple[str, ...], sentence: st
 
 
 @pytest.mark.slow
-def test_frontier(root: Path, rows: Path, settings: Path, tmp_path: Path) -> None:
-    done = command(root, "scripts/frontier.py", f"attributes={rows}", f"out={tmp_path}", f"balance={settings}")
+def test_frontier(rows: Path, settings: Path, tmp_path: Path) -> None:
+    done = start("scripts/frontier.py", f"attributes={rows}", f"out={tmp_path}", f"balance={settings}")
     assert done.returncode == 0, done.stderr
     with (tmp_path / "frontier.csv").open() as file:
         points = list(csv.DictReader(file))

@@ -20,6 +20,7 @@ from eval.metric import read_metrics
 from eval.report.summary import summarise
 from models.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from models.keeper import best_checkpoint
+from tests.commands import start
 from tests.launching import MODEL, measured, run, tiny_overrides
 from tests.tiny import people_meta, people_shards, sample, write_tar
 
@@ -279,16 +280,16 @@ def test_two_processes_train_and_measure_as_one(world: Path, tmp_path: Path, roo
 
 
 @pytest.mark.slow
-def test_the_command_line_and_offline_tracking(world: Path, tmp_path: Path, root: Path) -> None:
+def test_the_command_line_and_offline_tracking(world: Path, tmp_path: Path) -> None:
     wanted = tiny_overrides(world, tmp_path, "name=cli", "schedule.epochs=1", "track=offline")
-    done = subprocess.run([sys.executable, "train.py", *wanted], capture_output=True, text=True, cwd=root, timeout=300)
+    done = start("train.py", *wanted)
     assert done.returncode == 0, done.stderr[-3000:]
     assert list((tmp_path / "cli/wandb").glob("offline-run-*/*.wandb"))
-    wrong = subprocess.run([sys.executable, "train.py", "schedule.epoch=2"], capture_output=True, text=True, cwd=root)
+    wrong = start("train.py", "schedule.epoch=2")
     assert wrong.returncode == 2
     assert wrong.stderr.strip().count("\n") == 0
     assert "did you mean schedule.epochs" in wrong.stderr
-    listed = subprocess.run([sys.executable, "train.py", "--help"], capture_output=True, text=True, cwd=root)
+    listed = start("train.py", "--help")
     assert "group=choice" in listed.stdout
     assert "tiny_siglip" in listed.stdout
 
