@@ -34,8 +34,8 @@ def read_captions(raw: Mapping[str, Any], meta: Mapping[str, Any]) -> tuple[str,
     Raises:
         UnreadableText: there is no caption but a `.txt` whose bytes are no text.
     """
-    found = _from_field(meta.get("captions"))
-    if found:
+    found: tuple[str, ...] = ()
+    if "captions" in meta and (found := _from_field(meta["captions"])):
         return found
     unreadable: UnicodeDecodeError | None = None
     if "txt" in raw:
@@ -66,16 +66,23 @@ def clean_caption(text: str) -> str:
 
 def _from_field(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
-        value = (value,)
+        value = [value]
     elif not isinstance(value, list):
         return ()
-    return tuple(text for item in value if isinstance(item, str) and (text := clean_caption(item)))
+    return tuple([text for item in value if isinstance(item, str) and (text := clean_caption(item))])
 
 
 def _from_text(content: bytes, url: str) -> tuple[str, ...]:
-    text = content.decode("utf-16" if content.startswith(_UTF16) else "utf-8")
-    lines = text.splitlines() if "\n" in text and _lines_are_captions(url) else (text,)
-    return tuple(plain for line in lines if (plain := clean_caption(line)))
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        if not content.startswith(_UTF16):
+            raise
+        text = content.decode("utf-16")
+    if "\n" in text and _lines_are_captions(url):
+        return _from_field(text.splitlines())
+    plain = clean_caption(text)
+    return (plain,) if plain else ()
 
 
 @lru_cache(maxsize=1 << 14)

@@ -115,7 +115,8 @@ def parse_json(content: bytes) -> dict[str, Any]:
         BadSample: it is no JSON object, names a key twice, is nested too deep, or has a number of hundreds of digits.
     """
     try:
-        found = _JSON.decode(content.decode(json.detect_encoding(content), "surrogatepass"))
+        encoding = "utf-8" if content[:1] == b"{" and content[1:2] != b"\0" else json.detect_encoding(content)
+        found = _JSON.decode(content.decode(encoding, "surrogatepass"))
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise BadSample("unreadable JSON") from error
     if not isinstance(found, dict):
