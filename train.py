@@ -43,6 +43,7 @@ from conf.build import (
     rehearse,
 )
 from conf.cli import launch
+from conf.cut_captions import find_cut_captions
 from conf.run import as_dict, check_run, created_folder, make_up_name, resume_command, write_config
 from conf.schema import Config
 from conf.steering import named_metrics
@@ -236,7 +237,8 @@ def prepare(
     # ------------------------------------------------------------------ model, optimiser, stream
     set_seed(config.seed)
     bundle = create_model(config.model, accelerator.device, load=not goes_on(config))
-    for sentence in bundle.notes:
+    cut = find_cut_captions(shards, bundle, config.attributes).sentence() if first else ""
+    for sentence in [*bundle.notes, *([cut] if cut else [])]:
         say(f"note: {sentence}")
     lora = adapt(bundle.model, config.model.freeze, config.model.lora)
     make_batch = keep_tower_outputs(config, shards, stages, bundle, accelerator, precision)

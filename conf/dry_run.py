@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ import torch
 from balance.common.terminal import Table, terminal
 from balance.errors import UserError
 from balance.stages import Stages
-from balance.stream.samples import BadSample, parse_sample, read_shard
+from conf.cut_captions import cut_texts, find_cut_captions
 from conf.run import not_begun
 from conf.schema import Config
 from conf.steering import named_metrics
@@ -28,7 +27,6 @@ from models.cost import Cost, measure_cost, shape_of
 from models.factory import ModelBundle
 
 GIB = 2**30
-CAPTIONS = 500  # of the first shard, looked at for their length
 OFTEN = 40  # passes over the accepted samples from which on repeating them is worth a warning
 FEW = 0.1  # mean rate below which it is worth one, too
 
@@ -93,7 +91,9 @@ def dry_run(
         if clock is not None:
             found.add("operations, training", f"{cost.step_flops * world * clock.total_steps:.3g} FLOP")
     if bundle is not None:
-        _captions(found, shards, bundle)
+        cut = find_cut_captions(shards, bundle, config.attributes)
+        found.add("captions cut by the tokenizer", cut.row())
+        found.warnings += [cut.sentence()] if cut.sentence() else []
     _folder(found, config)
     return found
 
@@ -241,38 +241,6 @@ def _evaluation(
     cut = cut_texts(bundle, list(count.said)) if bundle is not None else []
     if cut:
         found.warnings.append(f"The tokenizer cuts {len(cut)} prompt(s) of the evaluation, such as {cut[0]!r}.")
-
-
-def cut_texts(bundle: ModelBundle, texts: Sequence[str]) -> list[str]:
-    """The texts that are longer than the tokens they get; none where the tokenizer can't tell."""
-    if not texts:
-        return []
-    tokenizer: Any = bundle.tokenizer
-    pad = int(tokenizer([""])[0, -1])
-    length = tokenizer(list(texts[:1])).shape[1]
-    try:
-        whole = tokenizer(list(texts), context_length=4 * length)
-    except TypeError:  # its length is fixed
-        return []
-    over = (whole[:, length:] != pad).any(dim=1).tolist()
-    return [text for text, cut in zip(texts, over, strict=True) if cut]
-
-
-def _captions(found: DryRun, shards: Sequence[str], bundle: ModelBundle) -> None:
-    captions: list[str] = []
-    for raw in read_shard(shards[0], on_bad=lambda cause: None):
-        try:
-            captions.extend(parse_sample(raw).captions)
-        except BadSample:
-            continue
-        if len(captions) >= CAPTIONS:
-            break
-    cut = cut_texts(bundle, captions)
-    if len(cut) > 0.01 * len(captions):
-        found.warnings.append(
-            f"The tokenizer cuts {len(cut)} of the first {len(captions)} captions, such as {cut[0][:80]!r}; raise "
-            "model.context_length."
-        )
 
 
 def _disk(found: DryRun, config: Config, cost: Cost) -> None:

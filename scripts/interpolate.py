@@ -114,6 +114,7 @@ def load_suite(config: dict[str, Any], allow_pipe: bool) -> Suite:
         wanted["batch_size"],
         held_out,
         allow_pipe=allow_pipe,
+        max_bad=data.get("max_bad", 0.05),
     )
 
 
