@@ -16,6 +16,7 @@ import zstandard
 
 from balance.errors import UserError
 from balance.labels.annotate import annotate_shards
+from balance.labels.annotate_ray import count_samples
 from balance.labels.annotators import build_annotator
 from balance.labels.attributes import read_attributes, read_meta
 from balance.labels.summary import Summary, summarise
@@ -280,6 +281,18 @@ def test_odd_members_are_counted_by_cause_with_an_example(tmp_path: Path, kind: 
     for cause in bad:
         assert f"{tmp_path.name}/s.tar" in summary.examples[cause]
         assert cause in summary.lines()[0]
+
+
+def test_shards_that_ray_would_read_otherwise_are_given_to_the_local_reader(tmp_path: Path) -> None:
+    whole = tar_of(tmp_path / "s.tar", [*GOOD])
+    assert count_samples(str(whole)) == 3
+    for kind in ("hidden files", "hard link", "own names", "one name in two cases"):
+        assert count_samples(str(tar_of(tmp_path / "odd.tar", [*GOOD, *ODD[kind][0]]))) is None, kind
+    joined = tmp_path / "joined.tar"
+    joined.write_bytes(whole.read_bytes() * 2)
+    assert count_samples(str(joined)) is None
+    joined.write_bytes(gzip.compress(whole.read_bytes()))
+    assert count_samples(str(joined)) is None
 
 
 def test_the_later_of_two_members_counts(tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ def count_samples(url: str) -> int | None:
     try:
         for name, data in walk_tar(url):
             key, extension = base_plus_ext(name)
+            if name.rpartition("/")[2].startswith("."):
+                return None
             if key is None or name.startswith("__") or "\\" in name or type(data) is str or extension.startswith("__"):
                 return None
             if name in members or (key != last and key in keys) or extension != extension.lower():
