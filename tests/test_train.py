@@ -35,6 +35,8 @@ def test_a_run_leaves_what_it_promises(straight: Path) -> None:
     assert {"step", "epoch", "samples", "name", "value", "low", "high"} <= set(measured(straight)[0])
     epochs = {row["epoch"] for row in measured(straight) if row["name"] == "rb/mean_parity"}
     assert epochs == {0, 1, 2, 3}
+    sets = json.loads((straight / "evaluation_sets.json").read_text())
+    assert all(found["images"] > 0 and found["left_out"] == {} for found in sets.values())
     page = (straight / "report.html").read_text()
     assert "<svg" in page
     assert "mean parity" in page

@@ -15,6 +15,7 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -171,7 +172,9 @@ def _on_white(image: Image.Image) -> Image.Image:
     hidden = image.info.get("transparency")
     if image.mode == "RGB" and isinstance(hidden, tuple) and max(hidden) > 255:
         image.info["transparency"] = tuple(value >> 8 for value in hidden)  # of a 16-bit PNG, as its pixels
-    layer = image.convert({"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode)).convert("RGBA")
+    if image.mode == "La":
+        image = image.convert("LA")
+    layer = image if image.mode == "RGBA" else image.convert("RGBA")  # convert would copy
     ground = Image.new("RGB", layer.size, "white")
     ground.paste(layer, mask=layer.getchannel("A"))
     return ground
@@ -193,12 +196,14 @@ def _scaled_grey(image: Image.Image) -> Image.Image:
     return Image.fromarray(grey).convert("RGB")
 
 
-def _range(pixels: NDArray[np.generic]) -> tuple[float, float]:
+def _range(pixels: NDArray[Any]) -> tuple[float, float]:
     """The values that stand for black and white."""
-    finite = pixels[np.isfinite(pixels)]
-    if not finite.size:
+    finite = np.isfinite(pixels)
+    if not finite.any():
         raise BadImage(UNDECODABLE)
-    low, high = float(finite.min()), float(finite.max())
+    start: Any = np.finfo(pixels.dtype) if pixels.dtype.kind == "f" else np.iinfo(pixels.dtype)
+    low = float(np.min(pixels, where=finite, initial=start.max))
+    high = float(np.max(pixels, where=finite, initial=start.min))
     if low >= 0:
         for white in (1.0, 255.0, 65535.0):
             if high <= white and not (white == 1 and pixels.dtype.kind != "f"):
