@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from webdataset.tariterators import base_plus_ext
-
 from balance.errors import UserError
 from balance.labels.annotate_shard import ShardBuilder, ShardTask, annotate_shard
 from balance.labels.attributes import canonical_url
@@ -23,6 +21,8 @@ from balance.stream.tarwalk import DamagedTar, walk_tar
 
 def count_samples(url: str) -> int | None:
     """How many samples a local shard holds by its headers; None if Ray's reader would stumble over it."""
+    from webdataset.tariterators import base_plus_ext  # brings torch along, which labelling does without
+
     keys: set[str] = set()
     members: set[str] = set()
     last = None
