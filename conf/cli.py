@@ -251,9 +251,11 @@ def stored_config(overrides: list[str]) -> Config | None:
     if not (folder / "config.yaml").is_file():
         return None  # the run itself says that there is nothing to resume
     stored = read_stored(folder)
-    OmegaConf.update(
-        stored, "data.allow_pipe", False
-    )  # the folder may be another's: only the command lets commands run
+    from eval.runner import check_kinds  # torch takes seconds, which other commands do without
+
+    # The folder may be another's: only the command lets commands run, and code be imported.
+    OmegaConf.update(stored, "data.allow_pipe", False)
+    check_kinds(OmegaConf.select(stored, "eval.evaluators"), str(folder / "config.yaml"), named_kinds(overrides))
     parsed = OverridesParser.create().parse_overrides([quote_override(override) for override in overrides])
     for override in parsed:
         if not _exists(stored, override.key_or_group):
@@ -262,6 +264,12 @@ def stored_config(overrides: list[str]) -> Config | None:
         OmegaConf.update(stored, override.key_or_group, override.value(), merge=False)
     stored.update({"name": given["name"], "resume": True, "runs": given.get("runs", "runs")})
     return to_config(stored)
+
+
+def named_kinds(overrides: Iterable[str]) -> set[str]:
+    """The classes of one's own that a command line names as kinds of evaluators."""
+    pairs = (override.lstrip("+").partition("=") for override in overrides)
+    return {value.strip("'\"") for key, _, value in pairs if re.fullmatch(r"eval\.evaluators\.[^=]+\.kind", key)}
 
 
 def check_flags(flags: list[str]) -> None:

@@ -5,10 +5,9 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
+from balance.common.documents import read_mapping
 from balance.errors import UserError
 from conf.schema import Config
 
@@ -31,13 +30,13 @@ def read_stored(folder: Path) -> DictConfig:
         UserError: the file can't be read, or a key that matters is missing, or is not known.
     """
     path = folder / "config.yaml"
-    try:
-        stored = OmegaConf.load(path)
-        plain: Any = OmegaConf.to_container(stored)
-    except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} can't be read ({' '.join(str(error).split())[:200]}); restore it.") from error
-    if not isinstance(plain, dict):
-        raise UserError(f"{path} holds no configuration; restore it, or start the run anew with overwrite=true.")
+    plain: Any = read_mapping(path, "a run's configuration", "restore it, or start the run anew with overwrite=true")
+    for key, text in _interpolations(plain):
+        raise UserError(
+            f"{path}: {key}={text!r} would be looked up on this machine, and a saved configuration has only values; "
+            "write the value there."
+        )
+    stored = OmegaConf.create(plain)
     instead = f"or start a new run from its weights: model.init_from={folder}"
     for key, default in _lacking(plain, Config()):
         neutral = _off(default) or key in NEUTRAL or key.split(".")[0] in BESIDE
@@ -62,6 +61,18 @@ def stored_model(folder: Path) -> tuple[str, Any, Any, str | None]:
     """
     model: Any = OmegaConf.to_container(read_stored(folder))["model"]  # type: ignore[call-overload, index]
     return model["name"], model.get("config"), model.get("preprocess"), model.get("loss")
+
+
+def _interpolations(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """(key, text) of every `${...}`, which may read the environment."""
+    if isinstance(value, str) and "${" in value:
+        yield key, value
+    for name, inner in (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    ):
+        if "${" in str(name):
+            yield key, str(name)
+        yield from _interpolations(inner, f"{key}.{name}" if key else str(name))
 
 
 def _off(value: Any) -> bool:

@@ -4,7 +4,7 @@ import importlib
 import sys
 import time
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -246,16 +246,42 @@ def find_kind(name: str, kind: Any) -> Any:
     """The class of a kind of evaluator.
 
     Raises:
-        UserError: there is no such kind.
+        UserError: there is no such kind, or it is no evaluator.
     """
-    where = KINDS.get(kind, kind)
+    where = KINDS.get(kind, kind) if isinstance(kind, str) else ""
     module, _, attribute = str(where).partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(
             f"eval.evaluators.{name}.kind={kind} is not known; it is one of {', '.join(KINDS)}, or module:Class."
         ) from error
+    if not isinstance(found, type) or not any("__call__" in vars(base) for base in found.__mro__[:-1]):
+        raise UserError(
+            f"eval.evaluators.{name}.kind={kind} is no evaluator: that is a class whose objects are called with a "
+            "model's features (docs/extending.md)."
+        )
+    return found
+
+
+def check_kinds(evaluators: Any, where: str, named: Collection[str]) -> None:
+    """Check that what came from a file of others imports nothing: its kinds are the project's own, or were named.
+
+    Args:
+        evaluators: name -> options, as the file has them.
+        where: the file, for messages.
+        named: the classes that the command line names itself.
+
+    Raises:
+        UserError: a class of one's own that the command line does not name.
+    """
+    for name, options in evaluators.items() if isinstance(evaluators, Mapping) else ():
+        kind = options.get("kind") if isinstance(options, Mapping) else None
+        if isinstance(kind, str) and kind not in KINDS and ":" in kind and kind not in named:
+            raise UserError(
+                f"{where}: eval.evaluators.{name}.kind={kind} would import code that the file names; if you trust it, "
+                f"name it yourself: eval.evaluators.{name}.kind={kind}"
+            )
 
 
 def _takes_one_set(kind: Any) -> bool:

@@ -8,9 +8,11 @@ from typing import Any
 
 from balance.errors import UserError
 from balance.files import whole_folder
+from models.architecture import CONFIG_FILE
+from models.checkpoint import note_sum
 from models.factory import ModelBundle
 from models.lite import TEXT_HUB, is_lite, place_text_files
-from models.start import CONFIG_FILE, WEIGHT_FILES, preprocessing
+from models.start import WEIGHT_FILES, preprocessing
 
 
 def check_place(out: Path, overwrite: bool) -> None:
@@ -60,6 +62,7 @@ def _write(bundle: ModelBundle, folder: Path, card: str) -> None:
     config = {"model_cfg": model, "preprocess_cfg": preprocessing(bundle.config["preprocess_cfg"])}
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(card, encoding="utf-8")
+    note_sum(folder / WEIGHT_FILES[0])
     shutil.copymode(folder / CONFIG_FILE, folder / WEIGHT_FILES[0])  # safetensors lets the owner alone read its files
 
 

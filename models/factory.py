@@ -17,6 +17,7 @@ from torch import nn
 from torchvision.transforms import Compose, Normalize
 
 from balance.errors import UserError
+from models.architecture import check_architecture, check_folder, no_remote_code
 from models.lite import check_lite, is_lite, load_towers, place_config
 from models.start import (
     FROM,
@@ -161,16 +162,18 @@ def create(
     check_model_name(name, config, pretrained, init_from)
     start = None if init_from is None else find_start(init_from)
     words = None  # where the tokenizer is, if not found by the architecture
+    _check_source(name, config)
     if name == FROM and config is None:
         assert start is not None
         words = start.tokenizer_source()
         name, config, preprocess, loss = take_architecture(start, preprocess, loss)
+        check_architecture(config, start.said)
     elif start is not None and preprocess is None:
         preprocess = start.preprocess()
     if config is None and pretrained and not Path(pretrained).exists():
         facts = tag_config(name, pretrained)
         config, preprocess = facts["model_cfg"], preprocess or facts["preprocess_cfg"]
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, _quiet(), no_remote_code():
         source = name
         if config is not None:
             placed = place_config(config, Path(folder)) if is_lite(config) else dict(config)
@@ -196,8 +199,13 @@ def create(
             if words is None or is_lite(config):
                 words = _tokenizer_source(source, config)
             tokenizer = open_clip.get_tokenizer(words, context_length=context_length)
-        except OSError as error:  # a download that fails, mostly
-            raise UserError(f"model.name={name}, model.pretrained={pretrained}: can't load it ({error}).") from error
+        except UserError:
+            raise
+        except Exception as error:  # a download that fails, sizes that do not go together: libraries raise many kinds
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            if "trust_remote_code" in reason:
+                reason = "it asks to run Python of its own, which is refused"
+            raise UserError(f"model.name={name}, model.pretrained={pretrained}: can't build it ({reason}).") from error
     notes = []
     if load and pretrained:
         said = f"model.pretrained={pretrained}"
@@ -226,6 +234,20 @@ def create(
         trims=trim_text and take_any_length(model),
         notes=notes,
     )
+
+
+def _check_source(name: str, config: Mapping[str, Any] | None) -> None:
+    """Check what open_clip would read by itself, and what is built from scratch.
+
+    Raises:
+        UserError: it would run code, or can't be built.
+    """
+    if config is not None:
+        check_architecture(config, "model.config")
+    elif name.startswith("local-dir:"):
+        check_folder(Path(name.removeprefix("local-dir:")), f"model.name={name}")
+    elif name.startswith("hf-hub:"):
+        check_architecture(find_start(name, "model.name").config().get("model_cfg"), f"model.name={name}")
 
 
 def _transform_options(preprocess: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -95,6 +95,9 @@ class Keeper:
     def save(self, state: dict[str, Any]) -> Path:
         """Write a checkpoint of the present step, then remove those that are neither among the newest nor the best."""
         remove_abandoned(self.folder)  # by an attempt that was killed
+        for later in list_checkpoints(self.folder):  # damaged, so that the run went back to before it
+            if later.name > checkpoint_path(self.folder, self.clock.step).name:
+                later.rename(later.with_suffix(".pt.damaged"))
         path = save_checkpoint(self.folder, self.clock.step, state)
         if self.best_step is not None:  # after the file that it may name, before the removal of the one it named
             best_now = {"step": self.best_step, "metric": self.best, "value": self.best_value}

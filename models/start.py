@@ -11,7 +11,6 @@
 This gives weights to a new run. To go on with a run is something else: `resume=true`.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -19,16 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
-import yaml
 
+from balance.common.documents import read_mapping
 from balance.errors import UserError
+from models.architecture import CONFIG_FILE, check_folder
 from models.checkpoint import checkpoint_path, list_checkpoints
 from models.keeper import best_checkpoint
 from models.weights import Weights, one_line, read_weights
 
 FROM = "from"
 """The model name that stands for the architecture of `init_from`."""
-CONFIG_FILE = "open_clip_config.json"
 WEIGHT_FILES = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
@@ -75,9 +74,9 @@ class Start:
         """
         if self.kind == "folder":
             assert self.path is not None
-            return _read_json(self.path.parent / CONFIG_FILE)
+            return _read_json(self.path.parent / CONFIG_FILE, self.said)
         if self.kind == "hub":
-            return _read_json(Path(self._download(CONFIG_FILE)))
+            return _read_json(Path(self._download(CONFIG_FILE)), self.said)
         if self.kind == "tag":
             return tag_config(self.name, self.tag or "")
         return self.weights().config
@@ -94,10 +93,10 @@ class Start:
         if self.path.parent.name != "checkpoints" or not stored.is_file():
             return None
         try:
-            config = yaml.safe_load(stored.read_text(encoding="utf-8"))
-        except yaml.YAMLError:  # weights can be taken from a run that can't be gone on with
+            model = read_mapping(stored, "a run's configuration", "restore it").get("model")
+        except UserError:  # weights can be taken from a run that can't be gone on with
             return None
-        return (config.get("model") or {}).get("loss") if isinstance(config, Mapping) else None
+        return model.get("loss") if isinstance(model, Mapping) else None
 
     def tokenizer_source(self) -> str | None:
         """What open_clip finds the tokenizer by, if it lies beside the weights."""
@@ -243,11 +242,8 @@ def _weights_in(folder: Path, said: str) -> Path:
     return others[0]
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is no JSON: {error}") from error
+def _read_json(path: Path, said: str) -> dict[str, Any]:
+    found = check_folder(path.parent, said)
     return found if "model_cfg" in found else {"model_cfg": found}
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from balance.errors import UserError
-from models.checkpoint import list_checkpoints, load_checkpoint, rng_state, set_rng_state
+from models.checkpoint import load_checkpoint, newest_checkpoint, rng_state, set_rng_state
 from models.processes import Processes
 from models.weights import one_line
 
@@ -73,12 +73,14 @@ class RunState:
         _restore("random state", set_rng_state, mine.get("rng", {}), where)
 
     def resume(self, folder: Path) -> Path | None:
-        """Go on from the newest checkpoint in a folder; None, and nothing done, if there is none."""
-        saved = list_checkpoints(folder)
-        if not saved:
+        """Go on from the newest checkpoint in a folder that is whole; None, and nothing done, if there is none."""
+        newest, damaged = newest_checkpoint(folder)
+        if newest is None:
             return None
-        self.load_state_dict(load_checkpoint(saved[-1]), str(saved[-1]))
-        return saved[-1]
+        for sentence in damaged:
+            self.processes.say(f"note: {sentence} The run goes on from the one before, {newest.name}.")
+        self.load_state_dict(load_checkpoint(newest), str(newest))
+        return newest
 
 
 def check_newest(folder: Path, settings: Mapping[str, bool], world: int) -> None:
@@ -94,11 +96,11 @@ def check_newest(folder: Path, settings: Mapping[str, bool], world: int) -> None
     Raises:
         UserError: it can't.
     """
-    saved = list_checkpoints(folder)
-    if saved:
+    newest, _ = newest_checkpoint(folder)
+    if newest is not None:
         optimizer = "optimizer_by_name" if settings["optimizer_by_name"] else "optimizer"
         wanted = {*ALWAYS, optimizer, *(part for part, used in settings.items() if used)}
-        check_parts(load_checkpoint(saved[-1], mmap=True), wanted, world, str(saved[-1]))
+        check_parts(load_checkpoint(newest, mmap=True), wanted, world, str(newest))
 
 
 def check_parts(state: Mapping[str, Any], wanted: set[str], world: int, where: str) -> None:

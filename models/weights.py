@@ -14,6 +14,7 @@ from torch import nn
 
 from balance.errors import UserError
 from models.adapt import merge_adapters
+from models.checkpoint import verify_checkpoint
 
 Tensors = dict[str, torch.Tensor]
 PREFIXES = ("module.", "_orig_mod.")  # of DDP and of torch.compile
@@ -50,21 +51,55 @@ def read_weights(path: Path, said: str, ema: bool = True) -> Weights:
     """
     content = _read(path, said)
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
-        return _of_run(content, ema)
+        return _of_run(content, ema, said)
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not content or not all(map(torch.is_tensor, content.values())):
         raise UserError(f"{said} is no file of weights: it holds no tensors by name.")
     tensors = dict(content)
+    tensors = _unwrapped({str(name): tensor for name, tensor in tensors.items()})
+    check_tensors(tensors, said)
+    return Weights(tensors)
+
+
+def _unwrapped(tensors: Tensors) -> Tensors:
+    """Without the prefixes that wrappers put before every name, in whichever order and however often."""
     for prefix in PREFIXES:
         if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    return Weights(tensors)
+            return _unwrapped({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
+    return tensors
+
+
+def check_tensors(tensors: Mapping[str, Any], said: str) -> None:
+    """Check that weights are finite, and that none claims more values than its file holds.
+
+    Args:
+        tensors: by name.
+        said: what the user wrote to name them, for messages.
+
+    Raises:
+        UserError: one is not.
+    """
+    for name, tensor in tensors.items():
+        if not torch.is_tensor(tensor):
+            raise UserError(f"{said}: {name} is no tensor.")
+        if tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise UserError(
+                f"{said}: the tensor {name} of shape {tuple(tensor.shape)} has more values than are stored for it, so "
+                "it is refused."
+            )
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            wrong = int((~torch.isfinite(tensor)).sum())
+            raise UserError(
+                f"{said}: {wrong:,} of {tensor.numel():,} values of {name} are NaN or infinite; take an earlier "
+                "checkpoint, from before training went wrong."
+            )
 
 
 def _read(path: Path, said: str) -> Any:
     if not path.is_file():
         raise UserError(f"{said}: there is no file {path}.")
+    verify_checkpoint(path)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -93,11 +128,12 @@ def _why(error: Exception) -> str:
     return " ".join(text[at:].split()[:3]) if at >= 0 else f"{type(error).__name__}"
 
 
-def _of_run(state: Mapping[str, Any], ema: bool) -> Weights:
+def _of_run(state: Mapping[str, Any], ema: bool, said: str) -> Weights:
     tensors = dict(state["model"])
     average = state.get("ema") if ema else None
     if average is not None:
         tensors |= average["average"]
+    check_tensors(tensors, said)
     if any(".lora_" in name for name in tensors):
         tensors = merge_adapters(tensors, state["lora_scale"])
     clock = state.get("clock") or {}

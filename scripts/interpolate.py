@@ -4,7 +4,8 @@
 measures each mixture with the run's own evaluations and writes `interpolation.jsonl`, `.csv` and `.svg` into
 `runs/mine/interpolation`. Started again it goes on with the mixtures that are missing. `start=` names other weights to
 mix with, in any form that model.init_from takes. `data.allow_pipe=true` lets the run's `pipe:` addresses run shell
-commands; what its config.yaml says of that does not count.
+commands; what its config.yaml says of that does not count. Likewise `kinds=[package.module:Class]` lets evaluators of
+your own be imported.
 """
 
 import csv
@@ -32,7 +33,7 @@ from conf.command import run_command, split_options
 from eval.metric import read_metrics
 from eval.report.page import format_interval, format_number
 from eval.report.rundata import RunData, by_name, load_run
-from eval.runner import Suite, build_suite
+from eval.runner import Suite, build_suite, check_kinds
 from models.factory import ModelBundle, create
 from models.precision import resolve_device
 from models.start import find_start
@@ -47,6 +48,7 @@ DEFAULTS: dict[str, Any] = {
     "start": None,
     "out": None,
     "data.allow_pipe": False,
+    "kinds": [],
 }
 AXES = {"bias": "bias (0 is none)", "quality": "quality"}
 
@@ -102,9 +104,10 @@ def load_ends(options: dict[str, Any], config: dict[str, Any]) -> tuple[ModelBun
     return bundle, begin, end
 
 
-def load_suite(config: dict[str, Any], allow_pipe: bool) -> Suite:
+def load_suite(config: dict[str, Any], allow_pipe: bool, kinds: list[str]) -> Suite:
     """The run's own evaluations."""
     data, wanted, held_out = config["data"], config["eval"], None
+    check_kinds(wanted["evaluators"], "The run's config.yaml", kinds)
     if data.get("eval") is not None:
         held_out = expand_shards(data["eval"], "data.eval", allow_pipe)
     return build_suite(
@@ -125,7 +128,7 @@ def measure(options: dict[str, Any], config: dict[str, Any], path: Path) -> None
     missing = [alpha for alpha in options["alphas"] if alpha not in done]
     if not missing:
         return
-    suite = load_suite(config, options["data.allow_pipe"] is True)
+    suite = load_suite(config, options["data.allow_pipe"] is True, list(options["kinds"] or []))
     bundle, begin, end = load_ends(options, config)
     device = resolve_device(str(config.get("device", "auto")))
     bundle.model.to(device)

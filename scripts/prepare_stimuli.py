@@ -26,7 +26,7 @@ from balance.common.terminal import say
 from balance.errors import UserError
 from conf.command import run_command, split_options
 from scripts import stimuli_faces, stimuli_pictures
-from scripts.stimuli_plan import write
+from scripts.stimuli_plan import check_inside, write
 
 SOURCES = {**stimuli_faces.SOURCES, **stimuli_pictures.SOURCES}
 NAMES = {"ieat": "eat"}
@@ -59,7 +59,10 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"from={source} is no folder; unpack the download and give its folder.")
     if options["steps"] not in ("", "paper", "released"):
         raise UserError(f"steps={options['steps']} is not one of paper, released.")
+    if options["name"] and str(options["name"]) != Path(str(options["name"])).name:
+        raise UserError(f"name={options['name']} must be the name of a folder in out=, without a path.")
     plan = SOURCES[name](source, options)
+    check_inside(plan, source)
     out = Path(options["out"]).expanduser() / (options["name"] or NAMES.get(name, name))
     fresh = write(plan, out, shown=bool(options["progress"]))
     say(f"{out}: {len(plan.items):,} pictures{'' if fresh else ', as they were'}")

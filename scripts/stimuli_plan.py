@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from csv import DictWriter
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from balance.common.images import BadImage, opened, to_rgb
@@ -95,8 +95,34 @@ class Plan:
         return digest.hexdigest()[:16]
 
 
+def check_inside(plan: Plan, source: Path) -> None:
+    """Check that a plan reads from the folder of the download alone, and writes into its own.
+
+    Names stand in tables that were downloaded: `../secret.jpg`, an absolute path or a link would copy what is elsewhere
+    on this machine.
+
+    Args:
+        plan: what is to be written.
+        source: the folder that the user named.
+
+    Raises:
+        UserError: a name leads out.
+    """
+    root = source.resolve()
+    for item in plan.items:
+        if not item.path.resolve().is_relative_to(root):
+            raise UserError(
+                f"{item.path} leads out of {source}, so it is not read; correct the table, or copy the file."
+            )
+        if PurePosixPath(item.key).is_absolute() or ".." in PurePosixPath(item.key).parts:
+            raise UserError(f"{plan.source}: the name {item.key!r} leads out of the new folder; correct the table.")
+    for name in (*plan.files, plan.table or "x", plan.split):
+        if name != Path(name).name:
+            raise UserError(f"{plan.source}: {name!r} can't be the name of a file; it holds a folder.")
+
+
 def write(plan: Plan, out: Path, shown: bool = True) -> bool:
-    """Write a plan.
+    """Write a plan, which `check_inside` has passed.
 
     Args:
         plan: what to write.

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,12 +13,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from balance.common.documents import read_mapping
 from balance.errors import UserError
 from balance.files import write_whole
-from conf.cli import CONF, compose_raw, to_config
+from conf.cli import CONF, compose_raw, named_kinds, to_config
 from conf.schema import Config, ModelConfig
 from eval.metric import Metric
-from eval.runner import Suite, build_suite
+from eval.runner import Suite, build_suite, check_kinds
 from models.factory import ModelBundle
 from models.start import FROM
 
@@ -60,10 +61,27 @@ def compose_suite(overrides: Sequence[str], suite: str) -> Config:
     raw = compose_raw(["eval=full", *(override for override in overrides if override not in inside)])
     try:
         changes = OmegaConf.from_dotlist([override.removeprefix("eval.") for override in inside])
-        raw.eval = OmegaConf.merge({"name": path.stem}, OmegaConf.load(path), changes)
+        content = read_mapping(path, "a suite of evaluations", "write sets and evaluators into it")
+        check_suite(content, suite, named_kinds(overrides))
+        raw.eval = OmegaConf.merge({"name": path.stem}, OmegaConf.create(content), changes)
     except (OmegaConfBaseException, YAMLError) as error:
         raise UserError(f"suite={suite} can't be read: {' '.join(str(error).split())[:300]}") from error
     return to_config(raw)
+
+
+def check_suite(content: dict[str, Any], suite: str, named: Collection[str]) -> None:
+    """Check that a suite's file looks nothing up outside the configuration, and imports nothing.
+
+    Raises:
+        UserError: it does.
+    """
+    check_kinds(content.get("evaluators"), f"suite={suite}", named)
+    looked_up = re.search(r"\$\{\s*[\w.]+\s*:[^}]*\}", json.dumps(content, default=str))
+    if looked_up:
+        raise UserError(
+            f"suite={suite}: {looked_up[0]} would be looked up on this machine; write the value, or a reference such "
+            "as ${eval.root}, and give that on the command line."
+        )
 
 
 def known_suites() -> list[str]:

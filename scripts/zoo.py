@@ -43,7 +43,7 @@ from eval.runner import Suite
 from models.factory import create
 from models.precision import resolve_device
 from models.start import find_start
-from scripts.suite_tools import compose_suite, folder_name, load_suite, measure, write_json_lines
+from scripts.suite_tools import check_suite, compose_suite, folder_name, load_suite, measure, write_json_lines
 from scripts.zoo_models import ZooModel, read_zoo
 
 OPTIONS = {"zoo": "", "out": "", "suite": "", "keep_features": False}
@@ -57,6 +57,7 @@ def main(arguments: list[str]) -> int:
         raise UserError("zoo=<name or file> must be given: the list of models.")
     content, models = read_zoo(options["zoo"])
     out = Path(options["out"] or Path("runs", "zoos", Path(options["zoo"]).stem))
+    check_suite(content.get("eval") or {}, "of the zoo", ())
     changes = [f"eval.{key}={json.dumps(value)}" for key, value in (content.get("eval") or {}).items()]
     config = compose_suite([*changes, *overrides], options["suite"] or content.get("suite") or "full")
     device = resolve_device(config.device)

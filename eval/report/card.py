@@ -3,12 +3,16 @@
 Its head is the metadata that the Hugging Face hub reads: library, task, and results as a `model-index`.
 """
 
+import html
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from balance.common.terminal import visible
 from eval.report.page import format_number
 from eval.report.rundata import Row, RunData
 
@@ -72,6 +76,17 @@ def write_card(run: RunData, rows: list[Row], averaged: bool, license: str | Non
     return f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(_text(run, rows, averaged))
 
 
+def plain(text: Any) -> str:
+    """Text of others as Markdown that shows it as it is, on one line: no links, images, HTML or tables come of it."""
+    line = html.escape(" ".join(visible(str(text)).split()), quote=False)
+    return re.sub(r"([\\`*_\[\]()#|~!{}])", r"\\\1", line)
+
+
+def code(text: Any) -> str:
+    """Text of others as a code span."""
+    return f"`{' '.join(visible(str(text)).split()).replace('`', chr(39))}`"
+
+
 def _loss(run: RunData) -> str:
     model = run.config["model"]
     biased = (model.get("config") or {}).get("init_logit_bias") is not None or "siglip" in str(model["name"]).lower()
@@ -102,18 +117,19 @@ def _label(run: RunData, name: str) -> str:
 
 def _text(run: RunData, rows: list[Row], averaged: bool) -> Iterable[str]:
     model = run.config["model"]
-    yield f"# {run.name}\n"
+    yield f"# {plain(run.name)}\n"
     until = (
         f"with its bias and quality measured after {rows[0]['samples']:,} samples (step {rows[0]['step']})"
         if rows
         else "whose bias and quality were **not measured**"
     )
+    average = " Its weights are the running average over the steps." if averaged else ""
     yield (
-        f"A {'CLIP' if _loss(run) == 'clip' else 'SigLIP'} model ({model['name']}) trained on data that was "
-        f"**{run.treatment}**, {until}.{' Its weights are the running average over the steps.' if averaged else ''}\n"
+        f"A {'CLIP' if _loss(run) == 'clip' else 'SigLIP'} model ({plain(model['name'])}) trained on data that was "
+        f"**{plain(run.treatment)}**, {until}.{average}\n"
     )
     start = model.get("init_from") or model.get("pretrained")
-    yield f"It was trained from {f'the weights `{_public(start)}`' if start else 'random weights'}.\n"
+    yield f"It was trained from {f'the weights {code(_public(str(start)))}' if start else 'random weights'}.\n"
     yield USE
     for title, direction in (
         ("Measured bias (0 is none)", "bias"),
@@ -135,32 +151,33 @@ def _text(run: RunData, rows: list[Row], averaged: bool) -> Iterable[str]:
 def _row(run: RunData, row: Row) -> str:
     ends = "" if row.get("low") is None else f"{format_number(row['low'])} to {format_number(row['high'])}"
     count = "" if row.get("count") is None else f"{row['count']:,}"
-    prompts = str(row.get("prompts") or "").replace("|", "\\|")
-    return f"| {_label(run, row['name'])} | {format_number(row['value'])} | {ends} | {count} | {prompts} |"
+    prompts = plain(row.get("prompts") or "")
+    return f"| {plain(_label(run, row['name']))} | {format_number(row['value'])} | {ends} | {count} | {prompts} |"
 
 
 def _training_data(run: RunData) -> Iterable[str]:
     config = run.config
     yield "## Training data\n"
-    yield f"- data: {config['data']['name']}; labels: {(config.get('attributes') or {}).get('name', 'as configured')}"
-    yield f"- treatment: {run.data.get('title') or run.treatment}"
+    labels = (config.get("attributes") or {}).get("name", "as configured")
+    yield f"- data: {plain(config['data']['name'])}; labels: {plain(labels)}"
+    yield f"- treatment: {plain(run.data.get('title') or run.treatment)}"
     if run.data.get("hash"):
-        yield f"- hash of data and plan: `{run.data['hash']}`"
+        yield f"- hash of data and plan: {code(run.data['hash'])}"
     if run.data.get("rows"):
         yield "\n| moments of the training data | as it is | as trained on |\n|---|---|---|"
         for row in run.data["rows"]:
-            yield f"| {row['name']} | {format_number(row['before'])} | {format_number(row['after'])} |"
+            yield f"| {plain(row['name'])} | {format_number(row['before'])} | {format_number(row['after'])} |"
     for part in run.data.get("inside") or []:
         shown = part["rows"][:10]
         if shown:
-            title = f"share of *{part['attribute']}* (target {part['target']:g}) in"
+            title = f"share of *{plain(part['attribute'])}* (target {part['target']:g}) in"
             yield f"\n| {title} | as it is | as trained on |\n|---|---|---|"
             for row in shown:
-                yield f"| {row['concept']} | {format_number(row['before'])} | {format_number(row['after'])} |"
+                yield f"| {plain(row['concept'])} | {format_number(row['before'])} | {format_number(row['after'])} |"
             if len(part["rows"]) > len(shown):
                 yield f"\n... and {len(part['rows']) - len(shown)} more concepts."
     for note in (run.data.get("notes") or [])[:5]:
-        yield f"\nNote: {note}"
+        yield f"\nNote: {plain(note)}"
     yield ""
 
 
