@@ -80,6 +80,10 @@ def _verify(path: Path) -> None:
         return
     try:
         with zipfile.ZipFile(path) as archive:
+            if any("/code/" in name for name in archive.namelist()):
+                raise UserError(
+                    f"{path} is a TorchScript archive, which holds code, so it is refused; save its state dict."
+                )
             if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
                 raise UserError(f"The file {path} is packed, which torch's own files are not; it is refused.")
             damaged = archive.testzip()
