@@ -15,7 +15,7 @@ import train
 from balance.errors import UserError
 from conf.cli import all_keys, compose, stored_config
 from conf.run import not_begun
-from models.checkpoint import list_checkpoints, load_checkpoint
+from models.checkpoint import list_checkpoints, load_checkpoint, note_sum
 from models.processes import Processes
 from models.state import ALWAYS, BY_SETTING, RunState
 from tests.launching import before_step, measured, run, terminate, tiny_overrides
@@ -69,6 +69,7 @@ def without(done: Path, runs: Path, change: Callable[[dict[str, Any]], Any]) -> 
     state = load_checkpoint(path)
     change(state)
     torch.save(state, path)
+    note_sum(path)
 
 
 @pytest.mark.usefixtures("no_work")
@@ -235,7 +236,7 @@ def test_a_key_that_matters_and_is_not_known_is_told(
 def test_a_damaged_configuration_is_told(done: Path, tmp_path: Path, content: str) -> None:
     bare = rewrite(done, tmp_path, lambda config: None)
     (tmp_path / "plain/config.yaml").write_text(content)
-    with pytest.raises(UserError, match=r"config\.yaml (can't be read|holds no|has no)"):
+    with pytest.raises(UserError, match=r"config\.yaml (is damaged|is not a run's configuration|has no)"):
         stored_config(bare)
 
 
