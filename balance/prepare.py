@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from balance.common.structure import expecting
 from balance.common.terminal import Table, terminal
 from balance.errors import UserError
 from balance.files import write_whole
@@ -276,7 +277,8 @@ def _problem(balance: Mapping[str, Any], s_names: Sequence[str]) -> tuple[str, P
     method = balance.get("method", "dual")
     if method == "none":
         settings = {"target": settings.get("target") or {s_names[0]: 0.5}}
-    return method, Problem.from_dict(settings)
+    with expecting("balance"):
+        return method, Problem.from_dict(settings)
 
 
 def _check_borne(cells: Cells, problem: Problem) -> None:

@@ -48,4 +48,8 @@ def as_metrics(group: str, values: Mapping[str, float]) -> list[Metric]:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Read `metrics.jsonl`; a line that a killed run left unfinished, in the midst of a character even, is ignored."""
-    return [row for row in read_rows(path) if "name" in row and "value" in row]
+    return [row for row in read_rows(path) if _is_measured(row)]
+
+
+def _is_measured(row: Mapping[str, Any]) -> bool:
+    return isinstance(row.get("name"), str) and isinstance(row.get("value"), int | float)

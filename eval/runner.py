@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from balance.common.structure import expecting
 from balance.errors import UserError
 from eval.embed import Embedder
 from eval.features import FeatureStore
@@ -196,8 +197,9 @@ def build_suite(
     suite = Suite([], {}, [], resamples, batch_size, pixels=Pixels(keep_bytes))
     used: set[str] = set()
     for name, options in evaluators.items():
-        kind = find_kind(name, options.get("kind"))
-        roles = _roles(name, options, sets)
+        with expecting(f"eval.evaluators.{name}"):
+            kind = find_kind(name, options.get("kind"))
+            roles = _roles(name, options, sets)
         if "set" not in options and _takes_one_set(kind):
             raise UserError(
                 f"eval.evaluators.{name}.set must be given for the kind {options['kind']}: one of eval.sets "
@@ -219,7 +221,8 @@ def build_suite(
         suite.skipped += [f"{name} runs without a part of it: {sentence}" for sentence in dict.fromkeys(absent)]
         data = {role: suite.sets[wanted] for role, wanted in roles.items() if wanted in suite.sets}
         try:
-            evaluator = kind(name, options, data["set"] if "set" in options else data)
+            with expecting(f"eval.evaluators.{name}"):
+                evaluator = kind(name, options, data["set"] if "set" in options else data)
         except MissingSet as error:
             suite.absent[name] = str(error)
             continue

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from balance.common.structure import expecting
 from balance.errors import UserError
 from balance.stream.damage import Damage
 from balance.stream.opening import RefusedAddress
@@ -124,10 +125,11 @@ def load_set(name: str, spec: Any, allow_pipe: bool = False, max_bad: float = 0.
         UserError: a key of `spec` is not known, no sample can be used or too many can't be, or two of the names in
             braces are there.
     """
-    spec = dict(spec)
+    with expecting(f"eval.sets.{name}"):
+        spec = dict(spec)
     unknown = set(spec) - {"path", "labels", "file", "words"}
     if unknown or not spec.get("path"):
-        has = ", ".join(sorted(spec)) or "nothing"
+        has = ", ".join(sorted(map(str, spec))) or "nothing"
         raise UserError(f"eval.sets.{name} takes path, labels, file and words; it has {has}.")
     found = _read_set(name, spec, allow_pipe)
     _check_share(found, max_bad)

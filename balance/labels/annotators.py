@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from balance.common.structure import expecting
 from balance.errors import UserError
 from balance.labels.captions import CaptionSource
 from balance.labels.metadata import JsonSource, resolve_auto
@@ -124,7 +125,8 @@ def build_annotator(
         raise UserError("attributes.sources must be a list with at least one source.")
     if shards is not None:
         sources = [resolve_auto(source, shards) for source in sources]
-    built = [_build_source(source, encoder) for source in sources]
+    with expecting("attributes.sources"):
+        built = [_build_source(source, encoder) for source in sources]
     for source in built:
         if isinstance(source, TableSource) and shards is not None:
             source.check_shards(shards)

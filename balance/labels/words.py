@@ -30,6 +30,7 @@ from typing import Any
 
 import yaml
 
+from balance.common.structure import expecting
 from balance.errors import UserError
 from balance.labels.tokens import tokenize
 
@@ -168,7 +169,8 @@ def load_word_list(name: str) -> WordList:
         spec = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"The word list {path} is not readable YAML: {' '.join(str(error).split())}.") from error
-    return make_word_list(spec, str(path))
+    with expecting(f"The word list {path}"):
+        return make_word_list(spec, str(path))
 
 
 def make_word_list(spec: Mapping[str, Any], where: str) -> WordList:

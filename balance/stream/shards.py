@@ -31,6 +31,8 @@ def expand_shards(spec: str | Iterable[str], what: str = "data.train", allow_pip
         RefusedAddress: `pipe:` is used unasked, or an address is of a kind that is not read.
     """
     specs = [spec] if isinstance(spec, str) else spec
+    if not isinstance(specs, list | tuple) or not all(isinstance(entry, str) for entry in specs):
+        raise UserError(f"{what}={str(spec)[:80]} is no path, pattern or address, nor a list of such.")
     shards = [shard for entry in specs for shard in _expand_one(entry, what, allow_pipe)]
     if not shards:
         example = "shards/train-{00000..00005}.tar"

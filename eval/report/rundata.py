@@ -113,7 +113,7 @@ def load_run(folder: Path, groups: Sequence[str] = ("eval",)) -> RunData:
     return RunData(
         folder=folder,
         config=_read_config(path, groups),
-        series=by_name(read_metrics(folder / "metrics.jsonl")),
+        series=by_name([row for row in read_metrics(folder / "metrics.jsonl") if _is_whole(row)]),
         data=_read_json(folder / "plan" / "data.json"),
         figures=figures.get("figures", []),
         provenance=_read_json(folder / "provenance.json"),
@@ -126,6 +126,11 @@ def by_name(rows: list[Row]) -> dict[str, list[Row]]:
     for row in rows:
         series[row["name"]].append(row)
     return dict(series)
+
+
+def _is_whole(row: Row) -> bool:
+    """Whether a row has its place in the run, as all have that were not damaged."""
+    return all(isinstance(row.get(key), int) for key in ("step", "samples"))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -29,7 +29,14 @@ def main(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(__doc__)
         return 0
-    options = {"n": "10000", "seed": "0", "workers": "2", "out": "", **dict(one.split("=", 1) for one in arguments)}
+    options = {
+        "n": "10000",
+        "seed": "0",
+        "workers": "2",
+        "out": "",
+        "only": "",
+        **dict(one.split("=", 1) for one in arguments),
+    }
     first = int(options["seed"])
     ended, found, began = Counter[str](), [], time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fuzz-") as place:
@@ -37,7 +44,8 @@ def main(arguments: list[str]) -> int:
         base = make_base(folder / "base")
         out = open(options["out"], "w", encoding="utf-8") if options["out"] else None  # noqa: SIM115
         done = 0
-        for result in run_seeds(range(first, first + int(options["n"])), base, folder, int(options["workers"])):
+        seeds = range(first, first + int(options["n"]))
+        for result in run_seeds(seeds, base, folder, int(options["workers"]), options["only"]):
             done += 1
             ended.update([f"{result.generator}: {one}" for one in result.ended])
             if out:

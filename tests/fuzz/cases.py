@@ -265,10 +265,17 @@ GENERATORS: dict[str, tuple[float, Callable[[Base, Path, Rng], list[Command]]]] 
 """Share of all inputs, and the generator, which writes an input into a folder and says what to do with it."""
 
 
-def make_case(seed: int, base: Base, root: Path) -> tuple[str, list[Command]]:
-    """Write the input of a seed into `root`; the name of its generator, and the commands."""
+def make_case(seed: int, base: Base, root: Path, only: str = "") -> tuple[str, list[Command]]:
+    """Write the input of a seed into `root`; the name of its generator, and the commands.
+
+    Args:
+        seed: decides everything.
+        base: what the input starts from.
+        root: an empty folder.
+        only: the generator to take; by default one is drawn by its share.
+    """
     random.seed(seed)
     rng = np.random.default_rng(seed)
     names = list(GENERATORS)
-    name = names[int(rng.choice(len(names), p=[GENERATORS[one][0] for one in names]))]
+    name = only or names[int(rng.choice(len(names), p=[GENERATORS[one][0] for one in names]))]
     return name, GENERATORS[name][1](base, root, rng)

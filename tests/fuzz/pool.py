@@ -6,6 +6,7 @@ import runpy
 import shutil
 import signal
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -38,12 +39,12 @@ class Result:
     text: str = ""
 
 
-def run_seed(seed: int, base: Base, folder: Path) -> Result:
+def run_seed(seed: int, base: Base, folder: Path, only: str = "") -> Result:
     """Write the input of a seed, run its commands, and clear up."""
     root = folder / f"seed-{seed}"
     root.mkdir(parents=True)
     try:
-        generator, commands = make_case(seed, base, root)
+        generator, commands = make_case(seed, base, root, only)
         result = Result(seed, generator)
         for program, arguments in commands:
             outcome = attempt(lambda p=program: _run(p), [str(ROOT / program), *map(str, arguments)], root)
@@ -65,24 +66,26 @@ def _run(program: str) -> None:
     runpy.run_path(str(ROOT / program), run_name="__main__")
 
 
-def _work(seeds: Sequence[int], base: Base, folder: Path, log: Path) -> None:
+def _work(seeds: Sequence[int], base: Base, folder: Path, log: Path, only: str) -> None:
     """The results of these seeds, a line each, into a file."""
     with open(log, "a", encoding="utf-8") as file:
         for seed in seeds:
             file.write(json.dumps({"begun": seed}) + "\n")
             file.flush()
-            file.write(json.dumps(asdict(run_seed(seed, base, folder))) + "\n")
+            file.write(json.dumps(asdict(run_seed(seed, base, folder, only))) + "\n")
             file.flush()
 
 
-def _fork(seeds: Sequence[int], base: Base, folder: Path, log: Path) -> int:
+def _fork(seeds: Sequence[int], base: Base, folder: Path, log: Path, only: str) -> int:
     child = os.fork()
     if child:
         return child
     status = 1
     try:
-        _work(seeds, base, folder, log)
+        _work(seeds, base, folder, log, only)
         status = 0
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(status)
 
@@ -93,13 +96,13 @@ def _read(log: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
 
 
-def run_seeds(seeds: Sequence[int], base: Base, folder: Path, workers: int = 1) -> Iterator[Result]:
+def run_seeds(seeds: Sequence[int], base: Base, folder: Path, workers: int = 1, only: str = "") -> Iterator[Result]:
     """The results of all seeds, as they come; a worker that hangs or dies is replaced, and its seed blamed."""
     shares = {number: list(seeds[number::workers]) for number in range(workers)}
     logs = {number: folder / f"worker-{number}.jsonl" for number in shares}
     read = Counter[int]()
     heard = {number: time.monotonic() for number in shares}
-    children = {number: _fork(share, base, folder, logs[number]) for number, share in shares.items() if share}
+    children = {number: _fork(share, base, folder, logs[number], only) for number, share in shares.items() if share}
     while children:
         time.sleep(0.2)
         for number, child in list(children.items()):
@@ -130,4 +133,4 @@ def run_seeds(seeds: Sequence[int], base: Base, folder: Path, workers: int = 1) 
                 share = shares[number] = shares[number][shares[number].index(seed) + 1 :]
                 if share:
                     heard[number] = time.monotonic()
-                    children[number] = _fork(share, base, folder, logs[number])
+                    children[number] = _fork(share, base, folder, logs[number], only)

@@ -60,6 +60,8 @@ def write_tar(members: list[Member], rng: Rng) -> bytes:
     """A tar in one of the formats that programs write."""
     out = io.BytesIO()
     form = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)[int(rng.integers(3))]
+    if any(len(name) > 90 for name, _ in members):  # more than ustar can name
+        form = tarfile.GNU_FORMAT
     with tarfile.open(fileobj=out, mode="w", format=form, encoding="utf-8", errors="surrogateescape") as tar:
         for name, data in members:
             info = tarfile.TarInfo(name)
