@@ -146,6 +146,10 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu", mmap: bool =
     except UserError:
         raise
     except UnpicklingError as error:
+        with open(path, "rb") as file:
+            head = file.read(2)
+        if head[:1] != b"\x80" and head != b"PK":  # neither a pickle nor an archive that could hold one
+            raise UserError(f"The checkpoint {path} can't be read: it is not in torch's format.") from error
         raise UserError(
             f"The checkpoint {path} holds more than tensors and plain values, and reading that would run code from "
             "it, so it is refused."
