@@ -1,4 +1,7 @@
-"""The one exception that a user is meant to read."""
+"""The exception for invalid input."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class UserError(ValueError):
@@ -6,3 +9,12 @@ class UserError(ValueError):
 
     Programs print the sentence without a traceback and exit with status 2.
     """
+
+
+@contextmanager
+def keys_under(group: str) -> Iterator[None]:
+    """Put the group before the key that an error begins with, as a command line has it: `balance.keep=2 ...`."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{group}.{error}") from error

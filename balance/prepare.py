@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from balance.common.structure import expecting
 from balance.common.terminal import Table, terminal
-from balance.errors import UserError
+from balance.errors import UserError, keys_under
 from balance.files import write_whole
 from balance.labels.annotate import annotate_shards
 from balance.labels.annotators import build_annotator
@@ -277,7 +277,7 @@ def _problem(balance: Mapping[str, Any], s_names: Sequence[str]) -> tuple[str, P
     method = balance.get("method", "dual")
     if method == "none":
         settings = {"target": settings.get("target") or {s_names[0]: 0.5}}
-    with expecting("balance"):
+    with expecting("balance"), keys_under("balance"):
         return method, Problem.from_dict(settings)
 
 

@@ -13,8 +13,6 @@ from balance.errors import UserError
 from balance.prepare import Balance
 from balance.stream.balanced import BalancedStream, Batch
 
-ORDERS = ("balanced_first", "balanced_last")
-
 
 @dataclass(frozen=True)
 class StageSpec:
@@ -63,12 +61,8 @@ def split_by_share(share: float, order: str, balance: Mapping[str, Any]) -> list
     """Two stages, of which the balanced one takes a share of the run; one if that is all or nothing.
 
     Raises:
-        UserError: a share outside [0, 1], an unknown order, or no balancing to divide the run by.
+        UserError: there is no balancing to divide the run by.
     """
-    if not 0 <= share <= 1:
-        raise UserError(f"stage.share={share} must lie between 0 and 1.")
-    if order not in ORDERS:
-        raise UserError(f"stage.order={order} is not known; it is {' or '.join(ORDERS)}.")
     if balance.get("method") == "none":
         raise UserError("stage.share divides a run into balanced and unbalanced, but balance=none; take balance=m4.")
     parts = [(share, {"balance": _name(balance)}), (1 - share, {"balance": "none"})]

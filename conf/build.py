@@ -20,7 +20,6 @@ from models.adapt import adapt, check_adaptation, freeze_both
 from models.cached import KeptTowers, keep_outputs
 from models.checkpoint import list_checkpoints
 from models.clock import Clock
-from models.ema import check_ema
 from models.factory import ModelBundle, check_model_name, create
 from models.keeper import Keeper
 from models.precision import HALF
@@ -68,7 +67,6 @@ def check_model(config: Config) -> None:
     if wanted.keep_outputs:
         wanted.freeze = freeze_both(wanted.freeze)
     check_adaptation(wanted.freeze, wanted.lora)
-    check_ema(wanted.ema)
     if init_from is None:
         return
     start = find_start(init_from)

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import hydra
 import yaml
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -22,6 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, ConfigTypeError, OmegaConfBaseException, ValidationError
 
+from balance.common.allowed import check_values
 from balance.errors import UserError
 from conf.command import fail, guarded
 from conf.run import not_begun
@@ -30,6 +32,8 @@ from conf.schema import Config
 from conf.stored import read_stored
 
 CONF = Path(__file__).resolve().parent
+# Untyped: types and values are checked by `to_config`, in this project's words.
+ConfigStore.instance().store("schema", OmegaConf.to_container(OmegaConf.structured(Config)))
 
 
 def quote_override(override: str) -> str:
@@ -183,7 +187,8 @@ def to_config(raw: DictConfig) -> Config:
     """Check a composed configuration against the schema and resolve it.
 
     Raises:
-        UserError: a key that does not exist, a value of the wrong type, or one that must be given and is not.
+        UserError: a key that does not exist, a value of the wrong type or one that is not allowed, or one that must be
+            given and is not.
     """
     _read_mappings(raw)
     try:
@@ -203,7 +208,9 @@ def to_config(raw: DictConfig) -> Config:
         raise UserError(f"{error.full_key}: {reason}.") from error
     except OmegaConfBaseException as error:
         raise UserError(f"The configuration can't be resolved: {' '.join(str(error).split())[:400]}") from error
-    return cast(Config, OmegaConf.to_object(typed))
+    config = cast(Config, OmegaConf.to_object(typed))
+    check_values(config)
+    return config
 
 
 def _read_mappings(config: DictConfig) -> None:

@@ -77,7 +77,9 @@ def _interpolations(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 def _off(value: Any) -> bool:
     """Whether a value switches something off."""
-    return value is None or value is False or value in ({}, [])
+    if isinstance(value, dict):
+        return all(_off(inner) for inner in value.values())
+    return value is None or value is False or value == []
 
 
 def _lacking(stored: Mapping[str, Any], schema: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -32,6 +32,21 @@ def options(name: str, config: Mapping[str, Any], needed: set[str], optional: se
             raise UserError(f"eval.evaluators.{name}.{key} must be given for the kind {config['kind']}.")
 
 
+def whole_number(name: str, option: str, value: Any, most: int, what: str = "") -> int | None:
+    """A whole number of at least 1 that an option gives; None where it is not given.
+
+    Raises:
+        UserError: it is another value, or above `most`.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise UserError(
+            f"eval.evaluators.{name}.{option}={value} must be a whole number of at least 1 and at most {most:,}{what}."
+        )
+    return value
+
+
 def prompt_lists(name: str, prompts: Any, at_least: int) -> dict[str, list[str]]:
     """Read prompts given as `group: prompt` or `group: [prompt, ...]`.
 

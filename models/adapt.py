@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from balance.common.allowed import check_values, number
 from balance.errors import UserError
 from models.layers import TOWERS, block_of, depths, tower_of
 
@@ -25,9 +26,9 @@ class Lora:
         targets: names of linear layers, or the ends of names, such as `c_fc`; None: all linear layers of blocks.
     """
 
-    rank: int
-    alpha: float | None = None
-    dropout: float = 0.0
+    rank: int = number(8, 1, 10_000)
+    alpha: float | None = number(None, 0, 1_000_000, above=True)
+    dropout: float = number(0.0, 0, 1, below=True)
     targets: tuple[str, ...] | None = None
 
     @property
@@ -61,8 +62,7 @@ def check_adaptation(freeze: Mapping[str, Any] | None, lora: Mapping[str, Any] |
     found = Lora(
         **values, targets=None if targets is None else tuple([targets] if isinstance(targets, str) else targets)
     )
-    if not isinstance(found.rank, int) or found.rank < 1 or not 0 <= found.dropout < 1:
-        raise UserError(f"model.lora: rank={found.rank} must be at least 1, dropout={found.dropout} in [0, 1).")
+    check_values(found, "model.lora.")
     return found
 
 

@@ -18,14 +18,10 @@ class Ema:
 
     Args:
         model: the model; frozen parameters are not averaged.
-        decay: weight of the past, 0.999 for instance: about the last 1 / (1 - decay) steps count.
-
-    Raises:
-        UserError: a decay outside of [0, 1).
+        decay: weight of the past, in [0, 1), 0.999 for instance: about the last 1 / (1 - decay) steps count.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        check_ema(decay)
         self.model, self.decay, self.updates = model, decay, 0
         self.average = {name: tensor.detach().clone() for name, tensor in _averaged(model)}
 
@@ -69,16 +65,6 @@ class Ema:
         for name, average in self.average.items():
             average.copy_(state["average"][name])
         self.updates = state["updates"]
-
-
-def check_ema(decay: float | None) -> None:
-    """Check a decay.
-
-    Raises:
-        UserError: it is outside of [0, 1).
-    """
-    if decay is not None and not 0 <= decay < 1:
-        raise UserError(f"model.ema={decay} must be at least 0 and below 1, such as 0.999; null keeps no average.")
 
 
 def _averaged(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

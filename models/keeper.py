@@ -27,9 +27,6 @@ class Keeper:
         best: the metric whose best checkpoint is kept beside them; None for none. What is best is known only after an
             evaluation, so that it is one of those.
         best_mode: whether the best is the `min` or the `max`.
-
-    Raises:
-        UserError: a number that is not positive, or an unknown mode.
     """
 
     def __init__(
@@ -43,17 +40,6 @@ class Keeper:
         best: str | None = None,
         best_mode: str = "max",
     ) -> None:
-        wanted = {
-            "every_steps": every_steps,
-            "every_minutes": every_minutes,
-            "every_epochs": every_epochs,
-            "keep": keep,
-        }
-        for name, number in wanted.items():
-            if number is not None and number <= 0:
-                raise UserError(f"checkpoint.{name}={number} must be above 0, or null for never.")
-        if best_mode not in ("min", "max"):
-            raise UserError(f"checkpoint.best_mode={best_mode} is not known; it is min or max.")
         self.folder, self.clock = folder, clock
         self.every_steps, self.every_minutes, self.every_epochs = every_steps, every_minutes, every_epochs
         self.keep, self.best, self.best_mode = keep, best, best_mode

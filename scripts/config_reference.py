@@ -62,8 +62,21 @@ def reference() -> str:
 
 
 def _choices_table(group: str, choices: list[str]) -> str:
-    rows = [f"| `{group}={choice}` | {_about(ROOT / 'conf' / group / f'{choice}.yaml')} |" for choice in choices]
-    return "\n".join(["| choice | |", "|---|---|", *rows]) + "\n"
+    rows = [
+        f"| `{group}={choice}` | {_changes(group, choice)} | {_about(ROOT / 'conf' / group / f'{choice}.yaml')} |"
+        for choice in choices
+    ]
+    return "\n".join(["| choice | changes | |", "|---|---|---|", *rows]) + "\n"
+
+
+def _changes(group: str, choice: str) -> str:
+    """The single values that a choice sets."""
+    if group in (*MAIN_CHOICE, "experiment"):
+        return ""
+    content = yaml.safe_load((ROOT / "conf" / group / f"{choice}.yaml").read_text(encoding="utf-8"))
+    content.pop("name")
+    plain = {key: value for key, value in content.items() if not isinstance(value, dict) and key != "defaults"}
+    return _cell("<br>".join(f"`{key}: {_short(value)}`" for key, value in plain.items()))
 
 
 def field_comments() -> dict[str, dict[str, str]]:
@@ -96,7 +109,7 @@ def _dataclass(field: Any) -> Any:
 
 
 def _table(prefix: str, kind: Any, comments: dict[str, dict[str, str]], skip: set[str] | None = None) -> str:
-    rows = ["| key | default | |", "|---|---|---|"]
+    rows = ["| key | default | allowed | |", "|---|---|---|---|"]
     for field in dataclasses.fields(kind):
         if field.name in (skip or set()) or (prefix and field.name == "name" and not comments[kind.__name__]["name"]):
             continue
@@ -104,7 +117,9 @@ def _table(prefix: str, kind: Any, comments: dict[str, dict[str, str]], skip: se
             rows += _table(f"{prefix}{field.name}.", field.type, comments).splitlines()[2:]
             continue
         words = comments[kind.__name__][field.name]
-        rows.append(f"| `{prefix}{field.name}` | {_default(field)} | {_cell(words)} |")
+        rows.append(
+            f"| `{prefix}{field.name}` | {_default(field)} | {field.metadata.get('allowed', '')} | {_cell(words)} |"
+        )
     return "\n".join(rows) + "\n"
 
 
@@ -114,8 +129,12 @@ def _default(field: Any) -> str:
         value = field.default_factory()
     if value == MISSING:
         return "by the choice"
+    return f"`{_short(value)}`"
+
+
+def _short(value: Any) -> str:
     plain = list(value) if isinstance(value, tuple) else value
-    return f"`{yaml.safe_dump(plain, default_flow_style=True).splitlines()[0]}`"
+    return str(yaml.safe_dump(plain, default_flow_style=True, width=10_000).splitlines()[0])
 
 
 def _yaml_table(group: str, choice: str) -> str:

@@ -119,13 +119,9 @@ def test_quality_that_is_not_a_number_has_fallen() -> None:
     assert stopper.outcome == FELL
 
 
-@pytest.mark.parametrize(
-    ("targets", "quality", "sentence"),
-    [({"rb/mean_parity": 0}, {}, "above 0"), ({}, {"job/top1": -1}, "above 0"), ({"rb/mean": 0.1}, {}, "not measure")],
-)
-def test_bad_limits_are_told(targets: dict[str, float], quality: dict[str, float], sentence: str) -> None:
-    with pytest.raises(UserError, match=sentence):
-        Stopper(targets, quality).judge(bias(0, 0, 0, 0.9))
+def test_a_target_that_is_not_measured_is_told() -> None:
+    with pytest.raises(UserError, match="not measure"):
+        Stopper({"rb/mean": 0.1}, {}).judge(bias(0, 0, 0, 0.9))
 
 
 @pytest.mark.slow

@@ -19,23 +19,23 @@ CELLS = Cells.from_arrays(
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"target": {}}, "target is empty"),
+        ({"target": {}}, r"target=\{\} is empty"),
         ({"association": "per-concept"}, "did you mean 'per_concept'"),
-        ({"max_repeat": 0}, "max_repeat is 0: it must be above 0"),
-        ({"max_repeat": np.nan}, "max_repeat is nan: give a number"),
-        ({"penalty": -1}, "penalty is -1"),
-        ({"penalty": np.inf}, "penalty is inf"),
-        ({"keep": 0}, "keep is 0: it must be above 0"),
-        ({"keep": 1.5}, "keep is 1.5 but max_repeat is 1"),
-        ({"keep": "most"}, "keep is 'most'"),
-        ({"keep": True}, "keep is True"),
-        ({"keep": "auto", "min_keep": 0}, "min_keep is 0"),
-        ({"keep": "auto", "min_keep": 1.5, "max_repeat": 2}, "min_keep is 1.5"),
-        ({"eps_representation": -0.1}, "eps_representation is -0.1: it must be at least 0"),
-        ({"eps_association": {"default": -0.1}}, "eps_association is -0.1"),
-        ({"eps_association": "small"}, "eps_association is 'small'"),
-        ({"min_concept_kept": 1.5}, "min_concept_kept is 1.5"),
-        ({"min_concept_kept": -0.5}, "min_concept_kept is -0.5"),
+        ({"max_repeat": 0}, "max_repeat=0 must be above 0"),
+        ({"max_repeat": np.nan}, "max_repeat=nan must be a number"),
+        ({"penalty": -1}, "penalty=-1 must be above 0"),
+        ({"penalty": np.inf}, "penalty=inf must be a number"),
+        ({"keep": 0}, "keep=0 must be above 0"),
+        ({"keep": 1.5}, "keep=1.5 must be at most max_repeat=1"),
+        ({"keep": "most"}, "keep=most must be a rate"),
+        ({"keep": True}, "keep=True must be a number"),
+        ({"keep": "auto", "min_keep": 0}, "min_keep=0 must be above 0"),
+        ({"keep": "auto", "min_keep": 1.5, "max_repeat": 2}, "min_keep=1.5 must be at most 1"),
+        ({"eps_representation": -0.1}, "eps_representation=-0.1 must be at least 0"),
+        ({"eps_association": {"default": -0.1}}, "eps_association=-0.1 must be at least 0"),
+        ({"eps_association": "small"}, "eps_association=small must be a number"),
+        ({"min_concept_kept": 1.5}, "min_concept_kept=1.5 must be at most 1"),
+        ({"min_concept_kept": -0.5}, "min_concept_kept=-0.5 must be at least 0"),
     ],
 )
 def test_settings_out_of_range(change: dict, sentence: str) -> None:
@@ -48,10 +48,10 @@ def test_settings_out_of_range(change: dict, sentence: str) -> None:
     [
         ({"target": {"women": 0.5}}, "'women', which is no attribute of the data .did you mean 'woman'"),
         ({"target": {"woman&aged": 0.5}}, "'aged'"),
-        ({"target": {"woman": 1.5}}, r"target of 'woman' is 1.5: a share lies in \[0, 1\]"),
-        ({"target": {"woman": -0.5}}, "target of 'woman' is -0.5"),
-        ({"target": {"woman": "half"}}, "target of 'woman' is 'half'"),
-        ({"target": {"age": 0.5}}, "target of the group 'age' is 0.5"),
+        ({"target": {"woman": 1.5}}, r"target.woman=1.5 must be a share in \[0, 1\]"),
+        ({"target": {"woman": -0.5}}, "target.woman=-0.5 must be a share"),
+        ({"target": {"woman": "half"}}, "target.woman=half must be a share"),
+        ({"target": {"age": 0.5}}, "target.age=0.5 must be a share for each"),
         ({"target": {"age": {"young": 0.5}}}, "lacks 'age=old'"),
         ({"target": {"age": {"young": 0.5, "old": 0.6}}}, "sum to 1.1"),
         ({"target": {"age": {"young": 0.5, "olde": 0.5}}}, "did you mean 'age=old'"),
@@ -62,7 +62,7 @@ def test_settings_out_of_range(change: dict, sentence: str) -> None:
         ({"min_concept_kept": {"kook": 0.1}}, "did you mean 'cook'"),
         ({"proxies": ("nurce",)}, "proxy 'nurce' is not among the concepts .did you mean 'nurse'"),
         ({"utility": {"nurce": 2.0}}, "utility names 'nurce'"),
-        ({"utility": {"nurse": -2.0}}, "utility of 'nurse' is -2.0"),
+        ({"utility": {"nurse": -2.0}}, "utility.nurse=-2.0"),
         ({"utility": [1.0]}, "utility has shape"),
         ({"utility": [1.0, 1.0, np.nan, 1.0]}, "utility holds"),
         ({"base_weights": [1.0]}, "base_weights has shape"),
@@ -91,13 +91,13 @@ def test_dictionary_round_trip_and_unknown_setting() -> None:
     again = Problem.from_dict(problem.to_dict())
     assert again.to_dict() == problem.to_dict()
     assert again.proxies == ("nurse",)
-    with pytest.raises(UserError, match=r"no setting 'kep' .did you mean 'keep'"):
+    with pytest.raises(UserError, match=r"kep is no setting of a problem .did you mean 'keep'"):
         Problem.from_dict({"target": {"woman": 0.5}, "kep": 0.9})
 
 
 @pytest.mark.parametrize("values", [{}, {"keep": 0.9}, {"target": None}])
 def test_a_problem_without_targets_is_told(values: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="target is not given: name each attribute"):
+    with pytest.raises(UserError, match="target must be given: name each attribute"):
         Problem.from_dict(values)
 
 

@@ -112,7 +112,7 @@ def test_the_prompts_of_the_project_are_319() -> None:
 @pytest.mark.parametrize(
     ("extra", "sentence"),
     [
-        ({"k": 7}, "between 1 and 4"),
+        ({"k": 7}, "at least 1 and at most 4"),
         ({"label": "h"}, "no sample of the set set has the label 'h'"),
         ({"label": "same"}, "one group only"),
         ({"templates": ["a face"]}, "has no {c}"),

@@ -84,8 +84,8 @@ def test_a_share_makes_two_stages_or_one(share: float, order: str, names: list[s
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        (["stage.share=1.5"], "between 0 and 1"),
-        (["stage.share=0.5", "stage.order=last"], "balanced_first or balanced_last"),
+        (["stage.share=1.5"], "at least 0 and at most 1"),
+        (["stage.share=0.5", "stage.order=last"], "stage.order=last must be balanced_last or balanced_first"),
         (["stage.share=0.5", "balance=none"], "take balance=m4"),
         (["stages=[{share: 0.5}]"], "add up to 0.5"),
         (["stages=[{share: 0.5, balance: m5},{share: 0.5}]"], "m5 is not known"),

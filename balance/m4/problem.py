@@ -66,10 +66,10 @@ class Problem:
 
     def __post_init__(self) -> None:
         if not isinstance(self.target, Mapping) or not self.target:
-            raise UserError("target is empty: name at least one attribute with its share, such as {'woman': 0.5}")
+            raise UserError("target={} is empty; name at least one attribute with its share, such as {woman: 0.5}.")
         if self.association not in FORMS:
             hint = suggest(self.association, FORMS)
-            raise UserError(f"association is {self.association!r}: choose one of {', '.join(FORMS)}{hint}")
+            raise UserError(f"association={self.association} is not known{hint}; it is {' or '.join(FORMS)}.")
         _check_number("max_repeat", self.max_repeat, low=0.0, open_low=True)
         _check_number("min_concept_samples", self.min_concept_samples, low=0.0)
         _check_number("penalty", self.penalty, low=0.0, open_low=True)
@@ -79,21 +79,23 @@ class Problem:
                 _check_number(name, value, low=0.0, infinite=name.startswith("eps"))
         for value in _values(self.min_concept_kept):
             if value > 1:
-                raise UserError(f"min_concept_kept is {value:g}: it is a share of the keep rate, so at most 1")
+                raise UserError(f"min_concept_kept={value:g} must be at most 1: it is a share of the keep rate.")
         object.__setattr__(self, "proxies", tuple(self.proxies))
 
     def _check_keep(self) -> None:
         if isinstance(self.keep, str):
             if self.keep != "auto":
-                raise UserError(f"keep is {self.keep!r}: give a rate above 0 or 'auto'")
+                raise UserError(f"keep={self.keep} must be a rate above 0, or auto.")
             _check_number("min_keep", self.min_keep, low=0.0, open_low=True)
             if self.min_keep > min(1.0, self.max_repeat):
-                raise UserError(f"min_keep is {self.min_keep:g}: it may be at most 1 and at most max_repeat")
+                raise UserError(
+                    f"min_keep={self.min_keep:g} must be at most 1 and at most max_repeat={self.max_repeat:g}."
+                )
             return
         _check_number("keep", self.keep, low=0.0, open_low=True)
         if self.keep > self.max_repeat:
             raise UserError(
-                f"keep is {self.keep:g} but max_repeat is {self.max_repeat:g}: lower keep or allow more repeats"
+                f"keep={self.keep:g} must be at most max_repeat={self.max_repeat:g}; lower keep, or allow more repeats."
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -111,9 +113,11 @@ class Problem:
         known = [field.name for field in fields(cls)]
         for name in values:
             if name not in known:
-                raise UserError(f"Problem has no setting {name!r}{suggest(name, known)}: it takes {', '.join(known)}")
+                raise UserError(
+                    f"{name} is no setting of a problem{suggest(name, known)}; it takes {', '.join(known)}."
+                )
         if values.get("target") is None:
-            raise UserError("target is not given: name each attribute with its wanted share, as in {woman: 0.5}")
+            raise UserError("target must be given: name each attribute with its wanted share, as in {woman: 0.5}.")
         return cls(**values)
 
 
@@ -134,6 +138,6 @@ def _values(tolerance: Tolerance) -> list[float]:
 def _check_number(name: str, value: Any, low: float, open_low: bool = False, infinite: bool = False) -> None:
     is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     if not is_number or math.isnan(value) or (math.isinf(value) and not infinite):
-        raise UserError(f"{name} is {value!r}: give a number")
+        raise UserError(f"{name}={value} must be a number.")
     if value < low or (open_low and value == low):
-        raise UserError(f"{name} is {value:g}: it must be {'above' if open_low else 'at least'} {low:g}")
+        raise UserError(f"{name}={value:g} must be {'above' if open_low else 'at least'} {low:g}.")

@@ -57,7 +57,7 @@ def solve(
         UserError: the problem does not fit the data, or the method is unknown.
     """
     if method not in METHODS:
-        raise UserError(f"method is {method!r}: choose one of {', '.join(METHODS)}{suggest(method, METHODS)}")
+        raise UserError(f"method={method} is not known{suggest(method, METHODS)}; it is {' or '.join(METHODS)}.")
     if method == "dual" and options:
         raise UserError(f"method 'dual' has no option {next(iter(options))!r}: it takes gap and warm_start")
     system = build_system(cells, problem)

@@ -118,7 +118,7 @@ def utility_of(
         return None
     for name, factor in problem.utility.items():
         if not np.isfinite(factor) or factor < 0:
-            raise UserError(f"utility of {name!r} is {factor!r}: give a number of at least 0")
+            raise UserError(f"utility.{name}={factor} must be a number of at least 0.")
         if name in y_names:
             u *= np.where(y[:, [y_names.index(name)]].toarray()[:, 0] > 0, factor, 1.0)
         elif name in s_names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -73,13 +74,12 @@ def product_columns(s: Floats, s_names: Sequence[str], factors: Sequence[tuple[s
 
 
 def tolerance_of(tolerance: Tolerance, *keys: str) -> float:
-    """The tolerance of the first of `keys` that has one, else the default."""
+    """The tolerance of the first of `keys` that has one, else the default; above 1 it is infinite, as shares are."""
     if not isinstance(tolerance, Mapping):
-        return float(tolerance)
-    for key in (*keys, "default"):
-        if key in tolerance:
-            return float(tolerance[key])
-    return float("inf")
+        found = float(tolerance)
+    else:
+        found = next((float(tolerance[key]) for key in (*keys, "default") if key in tolerance), math.inf)
+    return found if found <= 1 else math.inf  # no two shares differ by more, and huge numbers overflow the solver
 
 
 def check_tolerance(tolerance: Tolerance, what: str, known: Sequence[str]) -> None:
@@ -141,7 +141,7 @@ def _expand_group(group: str, columns: list[str], value: object) -> dict[str, fl
     if isinstance(value, str) and value in ("data", "uniform"):
         return {column: "data" if value == "data" else 1 / len(columns) for column in columns}
     if not isinstance(value, Mapping):
-        raise UserError(f"target of the group {group!r} is {value!r}: give a share for each value, 'uniform' or 'data'")
+        raise UserError(f"target.{group}={value} must be a share for each value of the group, uniform or data.")
     shares = {f"{group}={key}": share for key, share in value.items()}
     for key in shares:
         if key not in columns:
@@ -157,7 +157,7 @@ def _expand_group(group: str, columns: list[str], value: object) -> dict[str, fl
 
 def _share(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
-        raise UserError(f"target of {name!r} is {value!r}: give a share in [0, 1] or 'data'")
+        raise UserError(f"target.{name}={value} must be a share in [0, 1], or data.")
     if not 0 <= value <= 1:
-        raise UserError(f"target of {name!r} is {value:g}: a share lies in [0, 1]")
+        raise UserError(f"target.{name}={value:g} must be a share in [0, 1].")
     return float(value)

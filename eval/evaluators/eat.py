@@ -28,7 +28,7 @@ from eval.evaluators.eat_statistics import (
 )
 from eval.evaluators.eat_stimuli import MissingStimuli, Stimuli, Test, read_definitions, resolve
 from eval.metric import Metric
-from eval.options import options
+from eval.options import options, whole_number
 from eval.report.charts import forest_chart
 from eval.report.page import format_number
 from eval.sets import EvalSet
@@ -68,7 +68,7 @@ class Eat:
         only = {str(test) for test in config.get("only") or ()}
         known: set[str] = set()
         for source in sources:
-            known |= self._add(source, only, config.get("samples"))
+            known |= self._add(source, only, whole_number(name, "samples", config.get("samples"), 1_000_000_000))
         if only - known:
             raise UserError(f"eval.evaluators.{name}.only: there is no test {sorted(only - known)[0]!r}.")
 
@@ -89,7 +89,7 @@ class Eat:
                 raise UserError(f"eval.evaluators.{self.name}.tests defines the test {test.name!r} twice.")
             self.tests.append(test)
             self.stimuli[test.name] = sides
-            self.samples[test.name] = int(samples or found.samples)
+            self.samples[test.name] = samples or found.samples
         for cause, names in absent.items():
             some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
             self.skipped.append(f"{len(names)} of {len(wanted)} tests of {found.name} are left out ({some}): {cause}.")

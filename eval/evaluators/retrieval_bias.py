@@ -17,7 +17,7 @@ from scipy.special import xlogy
 from balance.errors import UserError
 from eval.embed import Embedder
 from eval.metric import Metric
-from eval.options import fill_templates, groups_by, options, stimuli, words_of
+from eval.options import fill_templates, groups_by, options, stimuli, whole_number, words_of
 from eval.sets import EvalSet
 from eval.stats import Floats, mean_interval
 
@@ -55,7 +55,7 @@ class RetrievalBias:
         self.groups = list(groups)
         self.per_concept = bool(config.get("per_concept", False))
         self.rows, self.group_of = self._fixed_order(groups)
-        self.ks = _ks(name, config.get("k") or 100, len(self.rows), data.name)
+        self.ks = _ks(name, config.get("k", 100), len(self.rows), data.name)
 
     def _fixed_order(self, groups: dict[str, NDArray[np.int64]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rows and their groups in an order that depends on the pictures alone: equal scores are ranked by it."""
@@ -90,13 +90,8 @@ class RetrievalBias:
 
 
 def _ks(name: str, wanted: Any, n: int, data: str) -> list[int]:
-    ks = [int(k) for k in (wanted if isinstance(wanted, (list, tuple)) else [wanted])]
-    for k in ks:
-        if not 1 <= k <= n:
-            raise UserError(
-                f"eval.evaluators.{name}.k={k} must lie between 1 and {n}, the labelled pictures of {data}."
-            )
-    return ks
+    ks = wanted if isinstance(wanted, list | tuple) else [wanted]
+    return [whole_number(name, "k", k, n, f", the labelled pictures of {data}") or n for k in ks]
 
 
 def ranking_bias(ranked: NDArray[np.int64], groups: int, ks: list[int]) -> dict[str, Floats]:
