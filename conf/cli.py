@@ -25,7 +25,7 @@ from omegaconf.errors import ConfigKeyError, ConfigTypeError, OmegaConfBaseExcep
 
 from balance.common.allowed import check_values
 from balance.errors import UserError
-from conf.command import fail, guarded
+from conf.command import check_given_once, fail, guarded
 from conf.run import not_begun
 from conf.runtime import hide_gpus
 from conf.schema import Config
@@ -387,6 +387,7 @@ def check_command(argv: Sequence[str], config_name: str) -> Config | None:
         return None
     try:
         check_flags(flags)
+        check_given_once(overrides)
         if not flags and (stored := stored_config(overrides)) is not None:
             return stored
         if {"-m", "--multirun"} & set(argv[1:]):  # each job is composed when its turn comes

@@ -4,9 +4,11 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
+from itertools import takewhile
+from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
@@ -19,19 +21,28 @@ TRACEBACK = "COUNTERBALANCE_TRACEBACK"
 """The variable of the environment that shows where an error came from, too."""
 
 
-def run_command(main: Callable[[list[str]], int | None], text: str | None = None, bare: bool = True) -> NoReturn:
+def run_command(
+    main: Callable[[list[str]], int | None], text: str | None = None, bare: bool = True, keys: bool = True
+) -> NoReturn:
     """Run a command with the arguments of the command line, and exit with its status.
 
     Args:
         main: takes the arguments and gives the exit status, of which None is 0.
         text: what `--help` prints; None if `main` itself answers it.
         bare: whether the command does something without arguments; if not, it prints the text.
+        keys: whether its arguments are `key=value`, each key once; names of files may repeat what is before a "=".
     """
     arguments = sys.argv[1:]
     if text is not None and ({"-h", "--help"} & set(arguments) or not (arguments or bare)):
         print(text)
         sys.exit(0)
-    sys.exit(guarded(lambda: main(arguments)))
+
+    def work() -> int | None:
+        if keys:
+            check_given_once(arguments)
+        return main(arguments)
+
+    sys.exit(guarded(work))
 
 
 def guarded(work: Callable[[], int | None]) -> int | None:
@@ -64,6 +75,71 @@ def fail(error: Exception) -> int:
     with suppress(OSError):  # the disk that is full may be the log's
         print(f"error: {visible(found[0])}", file=sys.stderr, flush=True)
     return found[1]
+
+
+def split_paths(arguments: list[str], names: Sequence[str]) -> tuple[dict[str, str], list[Path]]:
+    """Take the options `name=value` out of arguments that are files or folders, whose names may hold a "=", too.
+
+    Args:
+        arguments: of the command.
+        names: its options.
+
+    Returns:
+        The options that are given, as text; and the paths.
+
+    Raises:
+        UserError: an option given twice, or what is neither an option nor there.
+    """
+    chosen = [one for one in arguments if "=" in one and one.partition("=")[0] in names]
+    check_given_once(chosen)
+    paths = [Path(one) for one in arguments if one not in chosen]
+    for path in paths:
+        if "=" in path.name and not path.exists():
+            options = " and ".join((", ".join(f"{name}=" for name in names[:-1]), f"{names[-1]}="))
+            raise UserError(f"{path} is no option and is not there; the options are {options}.")
+    return dict(one.split("=", 1) for one in chosen), paths
+
+
+def check_given_once(arguments: Iterable[str]) -> None:
+    """Check that no key is given twice: the last one would count, and what was meant by the others be lost.
+
+    Raises:
+        UserError: one is, as when a shell takes a brace pattern apart; the sentence shows how to quote it.
+    """
+    given: dict[str, list[str]] = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if equals and not key.startswith("-"):
+            given.setdefault(key.lstrip("+"), []).append(value)
+    for key, values in given.items():
+        if len(values) > 1:
+            raise UserError(f"{key} is given {len(values)} times ({_some(values)}); {_once(key, values)}")
+
+
+def _some(values: list[str]) -> str:
+    return ", ".join(values[:3]) + (", ..." if len(values) > 3 else "")
+
+
+def _once(key: str, values: list[str]) -> str:
+    """How to give a key once: in quotes, where its values look like what a shell makes of paths with braces."""
+    start = _shared_start(values)
+    rest = [value[len(start) :] for value in values]
+    end = _shared_start([value[::-1] for value in rest])[::-1]
+    parts = [value.removesuffix(end) for value in rest]
+    if len(set(values)) < len(values) or not ("/" in start or "." in end):
+        return "give it once."
+    numbers = [int(part) for part in parts if part.isdecimal()]
+    if len(numbers) == len(parts) and numbers == list(range(numbers[0], numbers[-1] + 1)):
+        inside = f"{parts[0]}..{parts[-1]}"
+    else:
+        inside = ",".join(parts)
+    pattern = f"{start}{{{inside}}}{end}"
+    return f"give it once, its braces in quotes that keep the shell from taking them apart: '{key}={pattern}'"
+
+
+def _shared_start(values: list[str]) -> str:
+    letters = zip(*values, strict=False)
+    return "".join(column[0] for column in takewhile(lambda column: len(set(column)) == 1, letters))
 
 
 def split_options(arguments: list[str], defaults: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -35,7 +35,7 @@ from balance.m4.counting import attribute_files, count_parquet
 from balance.m4.planfile import load_plan
 from balance.stream.shards import expand_shards
 from conf.cli import compose
-from conf.command import run_command, split_options
+from conf.command import check_given_once, run_command, split_options
 from scripts.audit_files import write_changes, write_tables
 from scripts.audit_page import write_comparison, write_page
 
@@ -57,8 +57,12 @@ OPTIONS: dict[str, Any] = {
 
 
 def main(arguments: list[str]) -> None:
-    folders = [argument for argument in arguments if "=" not in argument]
-    options, overrides = split_options([argument for argument in arguments if "=" in argument], OPTIONS)
+    folders = [
+        one for one in arguments if "=" not in one or (one.partition("=")[0] not in OPTIONS and Path(one).exists())
+    ]
+    settings = [one for one in arguments if one not in folders]
+    check_given_once(settings)
+    options, overrides = split_options(settings, OPTIONS)
     if options["out"] is None:
         raise UserError("out must be given: the folder for the page and the tables, as in out=audit.")
     if len(folders) > 2 or (folders and overrides):
@@ -206,4 +210,4 @@ def _print_changes(changes: list[Change], top: int) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, __doc__, bare=False)
+    run_command(main, __doc__, bare=False, keys=False)

@@ -10,7 +10,7 @@ from pathlib import Path
 from balance.common.terminal import Table, say, terminal
 from balance.errors import UserError
 from balance.files import write_whole
-from conf.command import run_command
+from conf.command import run_command, split_paths
 from eval.report.page import format_interval, format_number
 from eval.report.run_charts import headline_chart
 from eval.report.run_page import render
@@ -21,11 +21,7 @@ from eval.treatments import paired_table
 
 def main(arguments: list[str]) -> int:
     """Write the page, print the summary."""
-    options = dict(one.split("=", 1) for one in arguments if "=" in one)
-    folders = [Path(one) for one in arguments if "=" not in one]
-    unknown = set(options) - {"out", "title", "picture"}
-    if unknown:
-        raise UserError(f"{sorted(unknown)[0]}= is not an option of compare.py; it takes out=, title= and picture=.")
+    options, folders = split_paths(arguments, ("out", "title", "picture"))
     if len(folders) < 2:
         raise UserError("Name at least two runs to compare, such as runs/balanced runs/unbalanced.")
     runs = distinct([load_run(folder) for folder in folders])
@@ -91,4 +87,4 @@ def seeds(paired: list[dict[str, object]]) -> Table:
 
 
 if __name__ == "__main__":
-    run_command(main, __doc__)
+    run_command(main, __doc__, keys=False)

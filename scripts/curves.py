@@ -15,17 +15,15 @@ from matplotlib.figure import Figure
 
 from balance.errors import UserError
 from balance.files import write_whole
-from conf.command import run_command
+from conf.command import run_command, split_paths
 from eval.report.charts import COLOURS, STYLE, draw_metric, to_svg
 from eval.report.rundata import RunData, load_run
 
 
 def main(arguments: list[str]) -> int:
     """Write the picture."""
-    given = dict(one.split("=", 1) for one in arguments if "=" in one)
-    folders = [Path(one) for one in arguments if "=" not in one]
-    unknown = set(given) - {"metrics", "labels", "title", "out"}
-    if unknown or not folders or "metrics" not in given:
+    given, folders = split_paths(arguments, ("metrics", "labels", "title", "out"))
+    if not folders or "metrics" not in given:
         raise UserError("Name runs and metrics=[...]; labels=[...], title=... and out=... are the other options.")
     runs = [load_run(folder) for folder in folders]
     metrics = yaml.safe_load(given["metrics"])
@@ -62,4 +60,4 @@ def _line(axes: Any, run: RunData, label: str, metric: str, colour: str) -> None
 
 
 if __name__ == "__main__":
-    run_command(main, __doc__)
+    run_command(main, __doc__, keys=False)

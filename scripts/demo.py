@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
         "overwrite=true",
     ]
     commands = {
-        name: [f"name={runs[name]}", f"balance={balance}", *shared, *options.overrides]
+        name: replaced([f"name={runs[name]}", f"balance={balance}", *shared], options.overrides)
         for name, balance in TREATMENTS.items()
     }
     print("Training both models side by side: " + ", ".join(runs.values()), flush=True)
@@ -64,6 +64,12 @@ def main(arguments: list[str]) -> int:
     page = write_whole(Path(options.runs) / "demo.html", render(both, "What balancing did to the demo"))
     print(f"Both side by side: {page}")
     return 0
+
+
+def replaced(overrides: list[str], by: list[str]) -> list[str]:
+    """Overrides with those of the user's, which win where both set a key."""
+    keys = {override.partition("=")[0] for override in by}
+    return [override for override in overrides if override.partition("=")[0] not in keys] + by
 
 
 def train_side_by_side(commands: dict[str, list[str]], folder: Path) -> dict[str, float] | None:

@@ -30,6 +30,7 @@ SHORT = (
     "precision=fp32",
     "track=none",
 )
+SHORT_KEYS = {word.split("=")[0] for word in SHORT}
 SHOWN = re.compile(r"(\w+=\S+ )*(python|make|accelerate|torchrun|srun|sbatch|pip|wandb|git) ")
 
 
@@ -75,6 +76,11 @@ def in_process(folder: Path, script: str, arguments: list[str]) -> tuple[int, st
     finally:
         sys.argv = before[0]
         os.chdir(before[1])
+
+
+def shortened(arguments: list[str]) -> list[str]:
+    """The arguments of a run with those of `SHORT` in place of its own."""
+    return [word for word in arguments if word.split("=")[0] not in SHORT_KEYS] + list(SHORT)
 
 
 def make_workspace(folder: Path) -> Path:

@@ -3,7 +3,7 @@
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,13 @@ def model_overrides() -> list[str]:
 def tiny_overrides(world: Path, runs: Path, *more: str) -> list[str]:
     """All of it, for one run of three epochs."""
     balanced = [] if "balance=none" in more else ["balance.min_concept_samples=5"]
-    return [*data_overrides(world, runs), *model_overrides(), *balanced, "schedule.epochs=3", *more]
+    return once([*data_overrides(world, runs), *model_overrides(), *balanced, "schedule.epochs=3", *more])
+
+
+def once(arguments: Sequence[str]) -> list[str]:
+    """The arguments, of those that set a key several times the last; a command line refuses a key given twice."""
+    last = {argument.partition("=")[0]: argument for argument in arguments}
+    return [argument for argument in dict.fromkeys(arguments) if last[argument.partition("=")[0]] == argument]
 
 
 def run(world: Path, runs: Path, *more: str) -> int:

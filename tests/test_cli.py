@@ -124,6 +124,8 @@ def test_no_experiment_may_be_said(override: str) -> None:
         (["data=null"], "data has no empty choice"),
         (["-m", "experiment=sweep,nothing"], "the group experiment has no such choice"),
         (["-m", "experiment=null,sweep"], "experiment has no empty choice"),
+        (["data=wds", "data.train=S/s-0.tar", "data.train=S/s-1.tar"], "'data.train=S/s-{0..1}.tar'"),
+        (["name=a", "resume=true", "seed=1", "seed=2"], "seed is given 2 times (1, 2); give it once."),
     ],
 )
 def test_the_command_line_tells_them_in_one_sentence(

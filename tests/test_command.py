@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from balance.errors import UserError
-from conf.command import run_command, split_options
+from conf.command import check_given_once, run_command, split_options, split_paths
 from tests.commands import start
 from tests.conftest import ROOT
 
@@ -55,6 +55,37 @@ def test_a_command_s_own_options_and_those_that_are_left() -> None:
         split_options(["--outt"], {"out": ""})
     with pytest.raises(UserError, match="can't be read; put the value in quotes"):
         split_options(["n=[1"], {"n": None})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["data.train=S/s-0.tar", "data.train=S/s-1.tar", "data.train=S/s-2.tar"], "'data.train=S/s-{0..2}.tar'"),
+        ([f"data.train=s-{n:02d}.tar" for n in range(8, 12)], "'data.train=s-{08..11}.tar'"),
+        (["data.train=a/x.tar", "+data.train=a/y.tar"], "'data.train=a/{x,y}.tar'"),
+        (["optim.lr=1e-3", "seed=1", "optim.lr=1e-4"], "optim.lr is given 2 times (1e-3, 1e-4); give it once."),
+        (["name=a", "name=a"], "name is given 2 times (a, a); give it once."),
+    ],
+)
+def test_a_key_given_twice_is_refused_with_the_quoting(
+    arguments: list[str], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["command.py", *arguments])
+    with pytest.raises(SystemExit) as end:
+        run_command(lambda given: pytest.fail("the command began"))
+    assert end.value.code == 2
+    assert told in capsys.readouterr().err
+    check_given_once(["a=1", "b=1", "~a", "--info=a", "--info=b", "runs/a"])
+
+
+def test_paths_may_hold_what_looks_like_an_option(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("optim.lr=0.1", "optim.lr=0.2")]
+    for folder in folders:
+        folder.mkdir()
+    given = [str(folders[0]), "out=x.html", str(folders[1]), "runs/plain"]
+    assert split_paths(given, ("out", "title")) == ({"out": "x.html"}, [*folders, Path("runs/plain")])
+    with pytest.raises(UserError, match="tilte=x is no option and is not there; the options are out= and title="):
+        split_paths(["tilte=x"], ("out", "title"))
 
 
 @pytest.mark.slow

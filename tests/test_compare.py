@@ -1,5 +1,7 @@
 """Comparing runs: pairs by seed, their statistics, and the command."""
 
+import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from balance.errors import UserError
 from eval.report.rundata import load_run
 from eval.treatments import paired_table, treatments
 from scripts.compare import main
+from tests.conftest import ROOT
 from tests.made_run import make_run
 
 ONE, OTHER = [0.10, 0.12, 0.08, 0.05], [0.30, 0.28, 0.35, 0.20]
@@ -73,12 +76,25 @@ def test_the_command_writes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "Over seeds" in page
 
 
+def test_runs_of_a_sweep_may_have_a_value_in_their_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = [make_run(tmp_path, name) for name in ("lr=0.1", "lr=0.2")]
+    monkeypatch.chdir(tmp_path / made[0].parent)
+    monkeypatch.setattr(sys, "argv", ["compare.py", *(folder.name for folder in made), f"out={tmp_path / 'page.html'}"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / "scripts" / "compare.py"), run_name="__main__")
+    assert end.value.code == 0
+    assert "lr=0.1" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["one"], "at least two runs"),
         (["nowhere", "else"], "There is no run at nowhere"),
-        (["a", "b", "into=x"], "into= is not an option"),
+        (["a", "b", "into=x"], "into=x is no option and is not there; the options are out=, title= and picture="),
+        (["a", "b", "out=x", "out=y"], "out is given 2 times"),
     ],
 )
 def test_bad_arguments(arguments: list[str], sentence: str) -> None:

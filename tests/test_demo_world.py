@@ -155,7 +155,14 @@ def test_bad_worlds_are_told(tmp_path: Path, old: str, new: str, sentence: str) 
 def test_the_demo_compares_two_runs(tmp_path: Path, root: Path) -> None:
     make_world(load_world(WORLD), tmp_path / "data", 600, 0, workers=1, quiet=True)
     command = [sys.executable, "scripts/demo.py", "--runs", str(tmp_path / "runs"), "--data", str(tmp_path / "data")]
-    small = ["schedule.epochs=1", "schedule.epoch_samples=128", "data.batch_size=32", "track=none", "eval.bootstrap=20"]
+    small = [
+        "seed=1",
+        "schedule.epochs=1",
+        "schedule.epoch_samples=128",
+        "data.batch_size=32",
+        "track=none",
+        "eval.bootstrap=20",
+    ]
     done = subprocess.run([*command, *small], capture_output=True, text=True, cwd=root, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     for words in ("data RB", "model AB (portraits)", "unbalanced report:", "balanced report:", "samples seen"):

@@ -13,10 +13,18 @@ import pytest
 from conf.cli import compose
 from scripts.config_reference import main as config_reference
 from tests.conftest import ROOT
-from tests.docs_commands import LAUNCHERS, SHORT, Command, commands, copy_tree, in_process, make_runs, make_workspace
+from tests.docs_commands import (
+    LAUNCHERS,
+    Command,
+    commands,
+    copy_tree,
+    in_process,
+    make_runs,
+    make_workspace,
+    shortened,
+)
 
 COMMANDS = list(commands())
-SHORT_KEYS = {word.split("=")[0] for word in SHORT} - {"track"}
 RUNS = {name for one in COMMANDS for name in re.findall(r"runs/([\w-]+)", one.text)} | {"mine"}
 # Weights or data that no test can fetch, or places left for the reader to fill: composed and checked, but not run.
 ELSEWHERE = ("pretrained=", "laion", "hf-hub:", "../shared/data", "experiment=lite", "_lite", "...", "<", " -m ")
@@ -133,10 +141,11 @@ def run(script: str, arguments: list[str], command: Command, workspace: Path, tm
     if "attributes.files=attributes" in arguments:  # labels belong to shards as they lie
         in_process(folder, "scripts/annotate.py", ["data.train=shards", "attributes=captions", "out=attributes"])
     if script == "train.py" and "resume=true" not in arguments:
-        arguments = [word for word in arguments if word.split("=")[0] not in SHORT_KEYS] + list(SHORT)
-        arguments += ["overwrite=true"] if any(word.startswith("name=") for word in arguments) else []
+        arguments = shortened(arguments)
+        named = any(word.startswith("name=") for word in arguments) and "overwrite=true" not in arguments
+        arguments += ["overwrite=true"] if named else []
     if script == "scripts/wandb_workspace.py":
-        arguments.append("dry_run=true")
+        arguments = [*(word for word in arguments if word != "dry_run=true"), "dry_run=true"]
     status, heard = in_process(folder, script, arguments)
     assert status == 0, f"{command.page}: {command.text}\n{heard[-3000:]}"
 

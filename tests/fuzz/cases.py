@@ -14,7 +14,7 @@ import yaml
 from conf.schema import Config
 from tests.fuzz import shards
 from tests.fuzz.mutate import Rng, mutate, odd_value
-from tests.launching import EVALUATORS, data_overrides, make_world, model_overrides
+from tests.launching import EVALUATORS, data_overrides, make_world, model_overrides, once
 
 Command = tuple[str, list[str]]
 """The program's path in the checkout, and its arguments."""
@@ -278,4 +278,4 @@ def make_case(seed: int, base: Base, root: Path, only: str = "") -> tuple[str, l
     rng = np.random.default_rng(seed)
     names = list(GENERATORS)
     name = only or names[int(rng.choice(len(names), p=[GENERATORS[one][0] for one in names]))]
-    return name, GENERATORS[name][1](base, root, rng)
+    return name, [(script, once(arguments)) for script, arguments in GENERATORS[name][1](base, root, rng)]
