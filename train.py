@@ -44,7 +44,8 @@ from conf.build import (
 )
 from conf.cli import launch
 from conf.cut_captions import find_cut_captions
-from conf.run import as_dict, check_run, created_folder, make_up_name, resume_command, write_config
+from conf.run import as_dict, check_run, resume_command, write_config
+from conf.run_folder import RunFolder, run_folder
 from conf.schema import Config
 from conf.steering import named_metrics
 from eval.foreseen import check_measured
@@ -83,6 +84,7 @@ class Training:
     accelerator: Accelerator
     processes: Processes
     folder: Path
+    shards: list[str]
     suite: Suite
     stages: Stages
     bundle: ModelBundle
@@ -124,26 +126,42 @@ def main(config: Config) -> int:
         kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
     )
     processes = Processes()
-    world, first, say = processes.world, processes.first, processes.say
+    world, say = processes.world, processes.say
     for sentence in launcher_notes(world, os.environ):
         say(f"note: {sentence}")
     if config.fsdp:
         wanted = config.model
         others = {"model.ema": wanted.ema, "model.lora": wanted.lora, "model.keep_outputs": wanted.keep_outputs}
         check_sharding(world, precision, others)
+    if config.dry_run:
+        check_checkpoint(config, accelerator, world)
+        return rehearse(config, specs, shards, held_out, device, precision, processes)
+    with run_folder(config, processes) as folder:  # this run's alone, and until the first step given back if it fails
+        check_checkpoint(config, accelerator, world)
+        about = f"{config.model.name} on {len(shards)} shards, {world} process(es), {device.type}, {precision}"
+        say(f"Run {config.name}: {about}")
+        run = prepare(config, accelerator, processes, folder.path, shards, held_out, precision, stopper)
+        with run.tracker:
+            return train(run, folder)
+
+
+def check_checkpoint(config: Config, accelerator: Accelerator, world: int) -> None:
+    """Check that the checkpoint of a run that is gone on with holds what this configuration needs.
+
+    Raises:
+        UserError: it doesn't.
+    """
     if goes_on(config):
         checkpoints = Path(config.runs) / str(config.name) / "checkpoints"
         averaged, scaled = config.model.ema is not None, accelerator.scaler is not None
         check_newest(checkpoints, {"ema": averaged, "optimizer_by_name": config.fsdp, "scaler": scaled}, world)
-    if config.dry_run:
-        return rehearse(config, specs, shards, held_out, device, precision, processes)
-    config.name = name = processes.agree(config.name or make_up_name(config))
-    with created_folder(config, name, first) as folder:
-        accelerator.wait_for_everyone()
-        say(f"Run {name}: {config.model.name} on {len(shards)} shards, {world} process(es), {device.type}, {precision}")
-        run = prepare(config, accelerator, processes, folder, shards, held_out, precision, stopper)
+
+
+def train(run: Training, place: RunFolder) -> int:
+    """Begin or go on, and take all steps; the exit status."""
+    config, folder, trained = run.config, run.folder, run.trained
     clock, meter, tracker, keeper, stream = run.clock, run.meter, run.tracker, run.keeper, run.stream
-    optim, trained = config.optim, run.trained
+    optim, first, say = config.optim, run.processes.first, run.processes.say
 
     # ------------------------------------------------------------------ where to begin
     state = run_state(run)
@@ -151,11 +169,11 @@ def main(config: Config) -> int:
         found = state.resume(keeper.folder)
         tracker.rewind(clock.step if found else -1)
         if first:
-            write_config(config, name, folder)
+            write_config(config, folder.name, folder)
         say(f"Resumed at step {clock.step} of {clock.total_steps}")
     if first:  # not before: a resume that is refused leaves all as it was
         save_balance(run.stages.main, folder / "plan")
-        write_provenance(folder, shards, run.stages.main.hash, accelerator.device, world)
+        write_provenance(folder, run.shards, run.stages.main.hash, run.accelerator.device, run.processes.world)
         write_whole(folder / "evaluation_sets.json", json.dumps(run.suite.sets_read(), indent=1, ensure_ascii=False))
     if clock.step == 0:
         tracker.keep(folder / "plan", "plan")
@@ -176,6 +194,7 @@ def main(config: Config) -> int:
             )
             set_learning_rate(run.optimizer, lr)
             value = train_step(run, batch)
+            place.begun()
             clock.step += 1
             meter.add(batch, value)
             line.update(clock.batch, meter.note())
@@ -188,7 +207,7 @@ def main(config: Config) -> int:
                 note_accepted(run)
             if stream.at_stage_end:
                 note_stage(run)
-            stop, minutes_up = processes.any(bool(stopped), first and keeper.minutes_up)
+            stop, minutes_up = run.processes.any(bool(stopped), first and keeper.minutes_up)
             if keeper.due or minutes_up or stop:
                 # After the evaluation, so that a checkpoint stands for all that was logged up to its step.
                 save(run, state)
@@ -197,7 +216,7 @@ def main(config: Config) -> int:
     tracker.close()
     if stop:
         say(f"Stopped at step {clock.step}; go on with: {resume_command(config)}")
-        return 128 + max(processes.gather(stopped[0] if stopped else 0))
+        return 128 + max(run.processes.gather(stopped[0] if stopped else 0))
     if first:
         say(f"{summarise(folder)}\nDone. Report: {folder / 'report.html'}")
     return 0
@@ -269,6 +288,7 @@ def prepare(
         accelerator,
         processes,
         folder,
+        shards,
         suite,
         stages,
         bundle,

@@ -86,6 +86,20 @@ def whole_folder(out: Path) -> Iterator[Path]:
                 drop(one)
 
 
+def discard(path: Path) -> None:
+    """Remove a file or folder: its name is free at once, and what a kill leaves of it goes with other parts.
+
+    Raises:
+        OSError: it can't be renamed.
+    """
+    part = _part_of(path)
+    os.replace(path, part)
+    if part.is_dir() and not part.is_symlink():
+        shutil.rmtree(part, ignore_errors=True)
+    else:
+        part.unlink(missing_ok=True)
+
+
 def remove_abandoned(folder: Path) -> None:
     """Remove what writers that were killed have left in a folder; what they had moved aside is brought back."""
     if not folder.is_dir():

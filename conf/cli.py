@@ -250,19 +250,20 @@ def stored_config(overrides: list[str]) -> Config | None:
     if whole or given.get("resume") != "true" or "name" not in given:
         return None
     folder = Path(given.get("runs", "runs")) / given["name"]
-    if not_begun(folder):  # defaults in place of what the run was to be would train something else, unsaid
+    saved = folder / "config.yaml"
+    if not_begun(folder) and not saved.is_file():  # defaults in its place would train something else, unsaid
         raise UserError(
             f"The run in {folder} was stopped before its configuration was written; give the whole command that it "
             "was started with."
         )
-    if not (folder / "config.yaml").is_file():
+    if not saved.is_file():
         return None  # the run itself says that there is nothing to resume
     stored = read_stored(folder)
     from eval.runner import check_kinds  # torch takes seconds, which other commands do without
 
     # The folder may be another's: only the command lets commands run, and code be imported.
     OmegaConf.update(stored, "data.allow_pipe", False)
-    check_kinds(OmegaConf.select(stored, "eval.evaluators"), str(folder / "config.yaml"), named_kinds(overrides))
+    check_kinds(OmegaConf.select(stored, "eval.evaluators"), str(saved), named_kinds(overrides))
     parsed = OverridesParser.create().parse_overrides([quote_override(override) for override in overrides])
     for override in parsed:
         if not _exists(stored, override.key_or_group):

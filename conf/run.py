@@ -1,9 +1,8 @@
 """A run's folder: its name, and the configuration written into it."""
 
+import itertools
 import shlex
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,17 +14,29 @@ from balance.files import whole_file
 from balance.stream.opening import ALLOW_PIPE
 from conf.schema import Config
 
+STARTING = ".starting"
+"""A file in a run's folder until its first step has been made; see `conf.run_folder`."""
 
-def make_up_name(config: Config) -> str:
-    """A readable name that is not taken: data, model, balance and seed, with a number where that is needed."""
+
+def made_up_names(config: Config) -> Iterator[str]:
+    """Readable names for a run, whether taken or not: data, model, balance and seed; then with a number, endlessly."""
     treatment = config.balance.get("name") or config.balance.get("method", "none")
     if config.stage.share is not None:
         treatment += f"-{config.stage.order.removeprefix('balanced_')}-{config.stage.share:g}"
     base = f"{config.data.name}-{config.model.name}-{treatment}-s{config.seed}".replace("/", "-").replace(":", "-")
-    name, number = base, 2
-    while (Path(config.runs) / name).exists():
-        name, number = f"{base}-{number}", number + 1
-    return name
+    yield base
+    for number in itertools.count(2):
+        yield f"{base}-{number}"
+
+
+def aside_of(folder: Path) -> Path:
+    """Where a run lies while the one that replaces it is being started."""
+    return folder.with_name(f".{folder.name}.overwritten")
+
+
+def is_free(folder: Path) -> bool:
+    """Whether no run has a folder, nor had it when a start that was to overwrite it was killed."""
+    return not aside_of(folder).exists() and (not folder.exists() or not_begun(folder))
 
 
 def check_run(config: Config) -> None:
@@ -51,6 +62,12 @@ def check_run(config: Config) -> None:
     if not_begun(folder):
         return
     if config.resume and not (folder / "config.yaml").is_file():
+        aside = aside_of(folder)
+        if aside.exists():
+            raise UserError(
+                f"There is no run to resume at {folder}, but the one that an earlier start was to overwrite lies in "
+                f"{aside}: rename it to go on with it, or leave resume=true out."
+            )
         raise UserError(f"There is no run to resume at {folder}; leave resume=true out to start it.")
     if folder.exists() and not (config.resume or config.overwrite or config.dry_run):
         raise UserError(
@@ -63,54 +80,16 @@ def _lies_in(path: str, folder: str) -> bool:
 
 
 def not_begun(folder: Path) -> bool:
-    """Whether a folder is that of a run which was killed before its configuration was written.
+    """Whether a folder is that of a run which was killed, or fell, before its first step.
 
-    Nothing of a run comes before that: a log that the launcher keeps there may lie beside, but no folder, no metrics.
+    It is marked as such, or holds nothing of a run yet: a log that the launcher keeps there may lie in it, but no
+    folder and no metrics.
     """
+    if (folder / STARTING).is_file():
+        return True
     if not folder.is_dir() or any((folder / name).exists() for name in ("config.yaml", "metrics.jsonl")):
         return False
     return not any(path.is_dir() for path in folder.iterdir())
-
-
-@contextmanager
-def created_folder(config: Config, name: str, first: bool) -> Iterator[Path]:
-    """The run's folder while the run is prepared, with `config.yaml` where there was none.
-
-    If bad input keeps the run from beginning, what was written is taken back, so that the corrected command may have
-    the name; and a run that was to be overwritten stays, whatever happens.
-
-    Args:
-        config: of the run.
-        name: of the run.
-        first: whether this is the first process, which alone touches the folder.
-    """
-    folder, aside = Path(config.runs) / name, Path(config.runs) / f".{name}.overwritten"
-    if not first:
-        yield folder
-        return
-    overwrites = config.overwrite and not config.resume and folder.exists()
-    if overwrites:
-        shutil.rmtree(aside, ignore_errors=True)
-        folder.rename(aside)
-    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "config.yaml").is_file():
-        write_config(config, name, folder)
-    try:
-        yield folder
-    except BaseException as error:
-        # What Ctrl-C stopped here can be gone on with, unless a run would be lost by it.
-        if overwrites or (isinstance(error, UserError) and "config.yaml" not in there):
-            for path in list(folder.iterdir()):
-                if path.name not in there:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
-            if not there:
-                folder.rmdir()
-        if overwrites:
-            aside.rename(folder)
-        raise
-    if overwrites:
-        shutil.rmtree(aside)
 
 
 def resume_command(config: Config) -> str:

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from balance.files import write_whole
@@ -13,6 +15,8 @@ from eval.wandb_mirror import WandbMirror
 
 class Tracker:
     """Writes metrics of one run; silent on all processes but the first.
+
+    Used as a context, it ends the attempt in W&B if the block fails.
 
     Args:
         folder: the run's folder.
@@ -64,3 +68,13 @@ class Tracker:
         if self._mirror is not None:
             self._mirror.log_curves(by_name(read_metrics(self.path)))
             self._mirror.finish()
+
+    def __enter__(self) -> "Tracker":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None and self._mirror is not None:
+            with suppress(Exception):  # W&B's troubles are not the user's, who has others now
+                self._mirror.abandon()

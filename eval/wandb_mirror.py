@@ -122,6 +122,10 @@ class WandbMirror:
         self.run.summary.update({f"best/{name}": value for name, value in self.best.items()})
         self.run.finish()
 
+    def abandon(self) -> None:
+        """End an attempt that has failed; the run's folder may go then."""
+        self.run.finish(exit_code=1)
+
     def _note_best(self, metric: Metric) -> None:
         """The best value so far: of bias the one nearest to zero, of quality the largest."""
         way, before = direction_of(self.config, metric.name), self.best.get(metric.name)

@@ -1,8 +1,8 @@
 """This process among those that train together, and what they tell each other beside gradients."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -72,6 +72,24 @@ class Processes:
         values: list[Any] = [value]
         dist.broadcast_object_list(values, group=self._group, device=torch.device("cpu"))
         return values[0]
+
+    def by_first(self, work: Callable[[], T]) -> T:
+        """What the first process's work gives, on all processes.
+
+        Raises:
+            UserError: the work did, on the first; on all processes.
+            OSError: likewise.
+        """
+        outcome: T | Exception | None = None
+        if self.first:
+            try:
+                outcome = work()
+            except (UserError, OSError) as error:
+                outcome = error
+        outcome = self.agree(outcome)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return cast(T, outcome)
 
     def gather(self, value: T) -> list[T]:
         """The values of all processes, in the order of their ranks, on all processes."""

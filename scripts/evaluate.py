@@ -14,6 +14,8 @@ Several processes share the work under `accelerate launch scripts/evaluate.py ..
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,17 @@ import conf.runtime  # noqa: F401  # isort: skip  # before torch
 from accelerate import PartialState
 
 from balance.common.terminal import Table, say, terminal
+from balance.common.writer import only_writer
+from balance.errors import UserError
 from balance.files import write_whole
 from conf.build import create_model
 from conf.command import run_command, split_options
+from conf.schema import Config
 from eval.report.page import format_interval, format_number
 from eval.report.suite_page import render_suite
 from models.factory import check_model_name
 from models.precision import resolve_device
+from models.processes import Processes
 from scripts.suite_tools import (
     Measured,
     compose_suite,
@@ -53,11 +59,18 @@ def main(arguments: list[str]) -> int:
     device = resolve_device(config.device)
     check_model_name(config.model.name, config.model.config, config.model.pretrained, config.model.init_from)
     processes = PartialState(cpu=device.type == "cpu")
-    rank, world, first = processes.process_index, processes.num_processes, processes.is_main_process
     name = model_name(config.model)
     out = Path(options["out"] or Path("runs", "evaluations", f"{folder_name(name)}-{config.eval.name}"))
     cache = None if options["cache"] == "null" else Path(options["cache"] or out / "features")
 
+    with ExitStack() as held:
+        Processes().by_first(lambda: held.enter_context(results_folder(out)))
+        return evaluate(config, name, out, cache, processes)
+
+
+def evaluate(config: Config, name: str, out: Path, cache: Path | None, processes: PartialState) -> int:
+    """Measure a model and write the results; the exit status."""
+    rank, world, first = processes.process_index, processes.num_processes, processes.is_main_process
     suite = load_suite(config, keep_bytes=0)
     if first:
         pictures = sum(map(len, suite.sets.values()))
@@ -76,6 +89,19 @@ def main(arguments: list[str]) -> int:
         print_table(found)
         print(f"{out / 'metrics.jsonl'}\n{out / 'suite.html'}")
     return 0
+
+
+@contextmanager
+def results_folder(out: Path) -> Iterator[None]:
+    """A folder for results, as its only writer.
+
+    Raises:
+        UserError: another process writes there, or a training run, whose metrics would be lost, has its place there.
+    """
+    with only_writer(out):
+        if (out / "config.yaml").is_file() and (out / "metrics.jsonl").is_file():
+            raise UserError(f"out={out} is a training run, whose metrics would be replaced; name another folder.")
+        yield
 
 
 def write_results(out: Path, found: Measured) -> None:

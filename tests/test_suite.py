@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 import yaml
 
+from balance.common.writer import only_writer
 from balance.errors import UserError
 from eval.embed import Embedder
 from eval.features import FeatureTable, content_key
@@ -291,6 +292,19 @@ def test_evaluate_from_the_command_line(
     page = (tmp_path / "out/suite.html").read_text()
     assert "rb_gone is skipped" in page
     assert not re.search(r"(src|href)=.?(https?:)?//", page), "the page must not load anything"
+
+
+def test_results_go_neither_into_a_run_nor_where_another_writes(sets: dict[str, Any], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = [f"suite={suite_file(tmp_path, sets)}", f"out={out}", "device=cpu"]
+    with only_writer(out), pytest.raises(UserError, match=r"^Process \d+ on .* writes into"):
+        evaluate.main(arguments)
+    out.mkdir()
+    for name in ("config.yaml", "metrics.jsonl"):
+        (out / name).write_text("of a run")
+    with pytest.raises(UserError, match="is a training run, whose metrics would be replaced"):
+        evaluate.main(arguments)
+    assert (out / "metrics.jsonl").read_text() == "of a run"
 
 
 def test_pages_show_charts_of_families_and_fragments() -> None:

@@ -179,14 +179,6 @@ def test_a_run_is_overwritten_once_its_successor_is_ready(
     assert before == sorted(path for path in tmp_path.rglob("*"))
 
 
-def test_what_an_earlier_start_left_aside_is_nobodys_run(world: Path, straight: Path, tmp_path: Path) -> None:
-    """A start that was killed while it overwrote a run leaves that run aside; a refused one does not bring it back."""
-    shutil.copytree(straight, tmp_path / ".a.overwritten")
-    with pytest.raises(UserError):
-        run(world, tmp_path, "name=a", "data.batch_size=4000")
-    assert not (tmp_path / "a").exists()
-
-
 def test_a_run_ends_with_its_headline_figures(world: Path, straight: Path, tmp_path: Path) -> None:
     said = summarise(straight)
     values = [row["value"] for row in read_metrics(straight / "metrics.jsonl") if row["name"] == "rb/mean_parity"]
