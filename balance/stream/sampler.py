@@ -44,6 +44,10 @@ def repeats(q: NDArray[np.float64], keys: Sequence[str], seed: int, epoch: int) 
         seed: seed of the run.
         epoch: number of the pass over the data, from 0.
     """
-    u = key_uniforms(keys, seed)
+    return uses_of(q, key_uniforms(keys, seed), epoch)
+
+
+def uses_of(q: NDArray[np.float64], u: NDArray[np.float64], epoch: int) -> NDArray[np.int64]:
+    """The same as `repeats`, from the keys' numbers u that `key_uniforms` gives; shape (n,)."""
     # The upper end of one epoch and the lower end of the next are the same expression, so no use is lost to rounding.
     return (np.floor((epoch + 1) * q + u) - np.floor(epoch * q + u)).astype(np.int64)
