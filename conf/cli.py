@@ -25,7 +25,7 @@ from omegaconf.errors import ConfigKeyError, ConfigTypeError, OmegaConfBaseExcep
 
 from balance.common.allowed import check_values
 from balance.errors import UserError
-from conf.command import check_given_once, fail, guarded
+from conf.command import check_given_once, fail, guarded, tell_interrupts
 from conf.run import not_begun
 from conf.runtime import hide_gpus
 from conf.schema import Config
@@ -371,6 +371,7 @@ def answer_early(config_name: str = "train") -> None:
 
     A program calls it before it imports what takes seconds.
     """
+    tell_interrupts()
     if {"-h", "--help", "--hydra-help"} & set(sys.argv[1:]):
         launch(lambda config: None, config_name)
         sys.exit(0)

@@ -3,12 +3,14 @@
 import os
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from itertools import takewhile
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NoReturn
 
 import yaml
@@ -45,14 +47,52 @@ def run_command(
     sys.exit(guarded(work))
 
 
-def guarded(work: Callable[[], int | None]) -> int | None:
-    """Do a command's work; its exit status. Bad input and faults of the machine are told in one sentence."""
+def tell_interrupts() -> None:
+    """Tell Ctrl-C in one sentence also before `guarded`, while modules load; Python's exit status is 130 then."""
+    usual = sys.excepthook
+
+    def tell(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            print("Stopped.", file=sys.stderr)
+        else:
+            usual(kind, error, traceback)
+
+    sys.excepthook = tell
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as batch systems send it: raised where the program stands, so that it clears up like after Ctrl-C."""
+
+
+@contextmanager
+def sigterm_raised() -> Iterator[None]:
+    """Raise `Terminated` on SIGTERM within the block; a second one ends the process at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
     try:
-        status = work()
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def guarded(work: Callable[[], int | None]) -> int | None:
+    """Do a command's work; its exit status. Bad input, faults of the machine and signals are told in one sentence."""
+    try:
+        with sigterm_raised():
+            status = work()
         sys.stdout.flush()  # a full disk under a log, or a reader that has gone, shows here
-    except KeyboardInterrupt:
-        print("Stopped.", file=sys.stderr)
-        return 128 + signal.SIGINT
+    except KeyboardInterrupt as error:
+        if os.environ.get("RANK", "0") == "0":  # of processes that train together all are stopped
+            with suppress(OSError):
+                print(visible(str(error)) or "Stopped.", file=sys.stderr)
+        return 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return BAD_MACHINE

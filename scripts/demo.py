@@ -19,7 +19,7 @@ from balance.common.terminal import Table, terminal
 from balance.errors import UserError
 from balance.files import write_whole
 from balance.progress import format_seconds
-from conf.command import run_command
+from conf.command import Terminated, run_command
 from eval.metric import read_metrics
 from eval.report.run_page import render
 from eval.report.rundata import by_name, load_run
@@ -99,11 +99,14 @@ def train_side_by_side(commands: dict[str, list[str]], folder: Path) -> dict[str
                 if time.monotonic() - shown > (2 if sys.stdout.isatty() else 20):
                     shown = time.monotonic()
                     say_progress({name: last_line(log) for name, log in logs.items()})
-        except KeyboardInterrupt:  # the runs have heard it too, and write their checkpoints
+        except KeyboardInterrupt as stop:
+            for process in processes.values():
+                if isinstance(stop, Terminated):  # Ctrl-C they have heard themselves; they write their checkpoints
+                    process.terminate()
             for process in processes.values():
                 process.wait()
-            print("Stopped; each run can go on with resume=true.", file=sys.stderr)
-            return None
+            stop.args = ("Stopped; a run that has begun can go on with resume=true.",)
+            raise
     for name, process in processes.items():
         if process.returncode:
             print(f"The {name} run failed; the end of {logs[name]}:\n{logs[name].read_text()[-2000:]}", file=sys.stderr)

@@ -80,10 +80,9 @@ def evaluate(config: Config, name: str, out: Path, cache: Path | None, processes
     bundle = create_model(config.model, processes.device)
     try:
         found = measure(suite, config, bundle, name, processes.device, cache, rank, world)
-    except KeyboardInterrupt:
-        if first:
-            print("Stopped; the same command goes on from what is embedded.", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        stop.args = ("Stopped; the same command goes on from what is embedded.",)
+        raise
     if first:
         write_results(out, found)
         print_table(found)

@@ -70,9 +70,9 @@ def main(arguments: list[str]) -> int:
             say(f"note: {sentence}")
         try:
             failed = measure_all(wanted, suite, config, out, device, bool(options["keep_features"]))
-        except KeyboardInterrupt:
-            print("Stopped; the same command goes on where it was.", file=sys.stderr)
-            return 130
+        except KeyboardInterrupt as stop:
+            stop.args = ("Stopped; the same command goes on where it was.",)
+            raise
     table = collect(out, [model for model in models if is_complete(out, model, config)])
     write_table(table, out)
     print(f"{len(table):,} rows of {table['model'].nunique() if len(table) else 0} models in {out / 'zoo.parquet'}")

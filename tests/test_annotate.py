@@ -1,4 +1,8 @@
+import multiprocessing
 import os
+import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +30,7 @@ from balance.labels.attributes import (
 from balance.labels.summary import Summary
 from balance.prepare import prepare_balance
 from balance.stream.tarwalk import CUT
+from conf.command import guarded
 from tests.commands import start
 from tests.shard_tools import picture, write_tar
 
@@ -144,6 +149,31 @@ def test_interrupted_and_resumed_gives_the_same_files(shards: list[str], tmp_pat
             annotate_shards(shards, annotator, tmp_path / "cut", progress=False)
     assert len(list((tmp_path / "cut").iterdir())) == 1
     assert contents(annotate_shards(shards, annotator, tmp_path / "cut", progress=False)) == whole
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_workers_at_once_and_leaves_no_half_file(tmp_path: Path, number: int) -> None:
+    """The workers wait for bytes that never come, as of a slow network."""
+    shards = [str(tmp_path / f"{name}.tar") for name in "abc"]
+    for shard in shards:
+        os.mkfifo(shard)
+
+    def stop() -> None:
+        time.sleep(1.5)
+        os.kill(os.getpid(), number)
+
+    def work() -> None:
+        annotate_shards(shards, build_annotator(CAPTIONS), tmp_path / "out", workers=2, progress=False)
+
+    others = set(multiprocessing.active_children())
+    thread = threading.Thread(target=stop)
+    thread.start()
+    started = time.monotonic()
+    assert guarded(work) == 128 + number
+    assert time.monotonic() - started < 20
+    assert set(multiprocessing.active_children()) <= others
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+    thread.join()
 
 
 def test_interrupted_while_writing_leaves_no_half_file(shards: list[str], tmp_path: Path, monkeypatch: Any) -> None:

@@ -1,6 +1,7 @@
 """What every command does alike: help, its own options, bad input in one sentence; and each starts from any folder."""
 
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from balance.errors import UserError
-from conf.command import check_given_once, run_command, split_options, split_paths
+from conf.command import check_given_once, guarded, run_command, split_options, split_paths
 from tests.commands import start
 from tests.conftest import ROOT
 
@@ -46,6 +47,27 @@ def test_status_help_and_errors(
     with pytest.raises(SystemExit) as end:
         run_command(main, "How to", bare)
     assert (end.value.code, *capsys.readouterr()) == (status, out, told)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_unwinds_and_is_told_in_one_sentence(
+    number: int, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cleared: list[int] = []
+
+    def work(sentence: str) -> None:
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt as stop:
+            cleared.append(number)
+            stop.args = (sentence,) if sentence else ()
+            raise
+
+    before = signal.getsignal(number)
+    assert [guarded(lambda said=said: work(said)) for said in ("", "All is kept.")] == [status] * 2
+    assert capsys.readouterr().err == "Stopped.\nAll is kept.\n"
+    assert cleared == [number] * 2
+    assert signal.getsignal(number) == before
 
 
 def test_a_command_s_own_options_and_those_that_are_left() -> None:

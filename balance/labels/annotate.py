@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import duckdb
 
+from balance.common.workers import starting_workers
 from balance.errors import UserError
+from balance.files import remove_abandoned
 from balance.labels.annotate_ray import run_ray
 from balance.labels.annotate_shard import ShardTask, annotate_shard
 from balance.labels.annotators import Annotator
@@ -101,13 +104,16 @@ def _run(engine: str, task: ShardTask, todo: list[str], workers: int, ray_addres
         context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
         if os.name == "posix":
             context.set_forkserver_preload(["balance.labels.annotators"])  # imported once, not by each worker
-        with ProcessPoolExecutor(
-            min(workers, len(todo)), mp_context=context, initializer=_start_worker, initargs=(task,)
-        ) as pool:
-            futures = [pool.submit(_work, url) for url in todo]
-            with _cancelled_on_error(pool):
-                for future in as_completed(futures):
-                    yield future.result()
+        with (
+            ProcessPoolExecutor(
+                min(workers, len(todo)), mp_context=context, initializer=_start_worker, initargs=(task,)
+            ) as pool,
+            _cancelled_on_error(pool, task.out),
+        ):
+            with starting_workers(task):
+                futures = [pool.submit(_work, url) for url in todo]
+            for future in as_completed(futures):
+                yield future.result()
 
 
 _worker_task: ShardTask | None = None
@@ -115,6 +121,7 @@ _worker_task: ShardTask | None = None
 
 def _start_worker(task: ShardTask) -> None:
     global _worker_task
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all, and the first process ends its workers
     _worker_task = task
 
 
@@ -124,11 +131,20 @@ def _work(url: str) -> Path:
 
 
 @contextmanager
-def _cancelled_on_error(pool: ProcessPoolExecutor) -> Iterator[None]:
+def _cancelled_on_error(pool: ProcessPoolExecutor, out: Path) -> Iterator[None]:
+    """Start no more shards after an error; after a signal end those in work, too, whose halves go."""
+    others = set(multiprocessing.active_children())
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         pool.shutdown(wait=False, cancel_futures=True)
+        if not isinstance(error, Exception):  # or when the one who asked for the files has met it
+            workers = [child for child in multiprocessing.active_children() if child not in others]
+            for worker in workers:
+                worker.terminate()
+            for worker in workers:
+                worker.join()
+            remove_abandoned(out)
         raise
 
 
