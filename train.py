@@ -41,6 +41,7 @@ from conf.build import (
     keep_tower_outputs,
     prepare_data,
     rehearse,
+    save_tokenizer,
 )
 from conf.cli import launch
 from conf.cut_captions import find_cut_captions
@@ -112,7 +113,7 @@ def main(config: Config) -> int:
     specs = stage_specs(config.stages, config.balance)
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
-    check_model(config)
+    told = check_model(config)
     stopper = Stopper(config.stop.targets, config.stop.quality, config.stop.certain)
     shards = expand_shards(config.data.train, "data.train", config.data.allow_pipe)
     held_out = None
@@ -127,7 +128,7 @@ def main(config: Config) -> int:
     )
     processes = Processes()
     world, say = processes.world, processes.say
-    for sentence in launcher_notes(world, os.environ):
+    for sentence in [*launcher_notes(world, os.environ), *told]:
         say(f"note: {sentence}")
     if config.fsdp:
         wanted = config.model
@@ -172,6 +173,7 @@ def train(run: Training, place: RunFolder) -> int:
             write_config(config, folder.name, folder)
         say(f"Resumed at step {clock.step} of {clock.total_steps}")
     if first:  # not before: a resume that is refused leaves all as it was
+        save_tokenizer(run.bundle, folder)
         save_balance(run.stages.main, folder / "plan")
         write_provenance(folder, run.shards, run.stages.main.hash, run.accelerator.device, run.processes.world)
         write_whole(folder / "evaluation_sets.json", json.dumps(run.suite.sets_read(), indent=1, ensure_ascii=False))

@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 
 from balance.common.terminal import say
+from balance.files import whole_folder
 from balance.labels.attributes import read_meta
 from balance.prepare import Balance, prepare_balance
 from balance.stages import StagedStream, Stages, StageSpec, prepare_stages
@@ -20,7 +21,9 @@ from models.adapt import adapt, check_adaptation, freeze_both
 from models.cached import KeptTowers, keep_outputs
 from models.checkpoint import list_checkpoints
 from models.clock import Clock
-from models.factory import ModelBundle, check_model_name, create
+from models.factory import ModelBundle, agree, check_model_name, create
+from models.hf_tokenizer import FOLDER as TOKENIZER
+from models.hf_tokenizer import FolderTokenizer
 from models.keeper import Keeper
 from models.precision import HALF
 from models.processes import Processes
@@ -54,12 +57,18 @@ def prepare_data(config: Config, wanted: dict[str, Any], shards: list[str], firs
     return prepare_balance(shards, config.attributes, wanted, cache, config.data.max_bad, workers, first)
 
 
-def check_model(config: Config) -> None:
-    """Check the model's settings, and write down the architecture where it is that of the weights to start from.
+def check_model(config: Config) -> list[str]:
+    """Check the model's settings, and write down what the weights to start from say of their architecture.
 
     A run's configuration then says what is trained even when the weights it started from have gone.
+
+    Returns:
+        What of the architecture was taken from the weights, a sentence each.
     """
     wanted = config.model
+    kept = Path(config.runs) / str(config.name) / TOKENIZER
+    if goes_on(config) and kept.is_dir():
+        wanted.tokenizer = str(kept)
     if goes_on(config) and wanted.name == FROM:
         wanted.name, wanted.config, wanted.preprocess, wanted.loss = stored_model(Path(config.runs) / str(config.name))
     init_from = None if goes_on(config) else wanted.init_from
@@ -68,14 +77,17 @@ def check_model(config: Config) -> None:
         wanted.freeze = freeze_both(wanted.freeze)
     check_adaptation(wanted.freeze, wanted.lora)
     if init_from is None:
-        return
+        return []
     start = find_start(init_from)
+    if wanted.tokenizer is None and (folder := start.tokenizer_folder()) is not None:
+        wanted.tokenizer = str(folder)
     if wanted.name == FROM:
         wanted.name, wanted.config, wanted.preprocess, wanted.loss = take_architecture(
             start, wanted.preprocess, wanted.loss
         )
-    elif wanted.preprocess is None:
-        wanted.preprocess = start.preprocess() or None
+        return []
+    wanted.config, wanted.preprocess, notes = agree(wanted.name, wanted.config, wanted.preprocess, start)
+    return notes
 
 
 def goes_on(config: Config) -> bool:
@@ -98,7 +110,16 @@ def create_model(wanted: ModelConfig, device: torch.device, load: bool = True) -
         wanted.image_size,
         load,
         wanted.trim_text,
+        wanted.tokenizer,
     )
+
+
+def save_tokenizer(bundle: ModelBundle, folder: Path) -> None:
+    """Keep the tokenizer that the weights came with in the run's folder, which then needs its source no more."""
+    tokenizer = bundle.tokenizer
+    if isinstance(tokenizer, FolderTokenizer) and not (folder / TOKENIZER).exists():
+        with whole_folder(folder / TOKENIZER) as part:
+            tokenizer.save_pretrained(part)
 
 
 def keep_tower_outputs(

@@ -44,6 +44,7 @@ class ModelConfig:
     name: str = MISSING  # an open_clip name, `local-dir:<folder>`, or any name if `config` is given
     pretrained: str | None = None  # an open_clip tag or a file of weights, open_clip's own word
     init_from: str | None = None  # weights from anywhere: a tag, the hub, a folder, a file, a run
+    tokenizer: str | None = None  # a folder with a tokenizer of transformers, if other than that of the weights
     config: dict[str, Any] | None = None  # open_clip `model_cfg`, to build a model from scratch
     preprocess: dict[str, Any] | None = None  # open_clip `preprocess_cfg`
     loss: str | None = None  # clip or siglip; by default what the model is made for

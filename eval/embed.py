@@ -217,7 +217,8 @@ class Embedder:
         """Note which texts are longer than the tokens they get: only rows without padding at the end can be."""
         if self._pad is None:
             self._pad = int(self.bundle.tokenizer([""])[0, -1])
-        full = (tokens[:, -1] != self._pad).nonzero().flatten().tolist()
+        # Where the end of a text pads it, too, only the last but one tells.
+        full = (tokens[:, -2:] != self._pad).any(dim=1).nonzero().flatten().tolist()
         if not full:
             return
         length = tokens.shape[1]

@@ -18,9 +18,13 @@ from torchvision.transforms import Compose, Normalize
 
 from balance.errors import UserError
 from models.architecture import check_architecture, check_folder, no_remote_code
+from models.differences import pixel_notes, take_hidden
+from models.hf_tokenizer import FolderTokenizer
 from models.lite import check_lite, is_lite, load_towers, place_config
+from models.siglip_tower import make_known
 from models.start import (
     FROM,
+    Start,
     check_name,
     check_tag,
     find_start,
@@ -29,6 +33,7 @@ from models.start import (
     take_architecture,
 )
 from models.texts import take_any_length, trim
+from models.transforms import cut_as_transformers
 from models.weights import fit_weights, one_line, read_weights
 
 Tokenizer = Callable[[list[str]], torch.Tensor]
@@ -138,6 +143,7 @@ def create(
     image_size: int | None = None,
     load: bool = True,
     trim_text: bool = True,
+    tokenizer_folder: str | Path | None = None,
 ) -> ModelBundle:
     """Build a model.
 
@@ -153,6 +159,7 @@ def create(
         init_from: weights from anywhere, see `models.start`.
         image_size: pictures of another size than the model's own, in pixels.
         trim_text: leave out the padding behind the texts of a batch, where that changes nothing.
+        tokenizer_folder: a tokenizer of transformers, if other than that of the weights.
         load: False leaves `pretrained` and `init_from` unread but for the architecture, for weights that come later.
 
     Raises:
@@ -160,19 +167,24 @@ def create(
             model.
     """
     check_model_name(name, config, pretrained, init_from)
+    notes: list[str] = []
     start = None if init_from is None else find_start(init_from)
     words = None  # where the tokenizer is, if not found by the architecture
+    vocabulary = Path(tokenizer_folder) if tokenizer_folder is not None else None
+    if vocabulary is None and start is not None:
+        vocabulary = start.tokenizer_folder()
     _check_source(name, config)
     if name == FROM and config is None:
         assert start is not None
         words = start.tokenizer_source()
         name, config, preprocess, loss = take_architecture(start, preprocess, loss)
         check_architecture(config, start.said)
-    elif start is not None and preprocess is None:
-        preprocess = start.preprocess()
+    elif source_of_weights := start or _file_start(pretrained):
+        config, preprocess, notes = agree(name, config, preprocess, source_of_weights)
     if config is None and pretrained and not Path(pretrained).exists():
         facts = tag_config(name, pretrained)
         config, preprocess = facts["model_cfg"], preprocess or facts["preprocess_cfg"]
+    make_known(((config or {}).get("vision_cfg") or {}).get("timm_model_name"))
     with tempfile.TemporaryDirectory() as folder, _quiet(), no_remote_code():
         source = name
         if config is not None:
@@ -196,9 +208,16 @@ def create(
                 model.visual.trunk.to(memory_format=torch.channels_last)  # its convolutions are faster so
                 if load:
                     load_towers(model)
-            if words is None or is_lite(config):
-                words = _tokenizer_source(source, config)
-            tokenizer = open_clip.get_tokenizer(words, context_length=context_length)
+            tokenizer: Any
+            if vocabulary is not None and not is_lite(config):
+                length = context_length or _text_length(config, name)
+                tokenizer = FolderTokenizer(vocabulary, length, f"model.name={name}")
+                sigmoid = getattr(model, "logit_bias", None) is not None
+                notes += tokenizer.check(_tokens(model), sigmoid, f"model.name={name}")
+            else:
+                if words is None or is_lite(config):
+                    words = _tokenizer_source(source, config)
+                tokenizer = open_clip.get_tokenizer(words, context_length=context_length)
         except UserError:
             raise
         except Exception as error:  # a download that fails, sizes that do not go together: libraries raise many kinds
@@ -206,13 +225,13 @@ def create(
             if "trust_remote_code" in reason:
                 reason = "it asks to run Python of its own, which is refused"
             raise UserError(f"model.name={name}, model.pretrained={pretrained}: can't build it ({reason}).") from error
-    notes = []
     if load and pretrained:
         said = f"model.pretrained={pretrained}"
         file = Path(pretrained) if Path(pretrained).is_file() else _fetch(name, pretrained)
-        notes = fit_weights(model, read_weights(file, said).tensors, said, name)
+        notes += fit_weights(model, read_weights(file, said).tensors, said, name)
     if load and start is not None:
-        notes = fit_weights(model, start.weights().tensors, start.said, name)
+        found = start.weights()
+        notes += fit_weights(model, found.tensors, start.said, name, found.transformers)
     *resize, _, normalize = transform.transforms
     assert isinstance(normalize, Normalize)
     kind = loss or ("siglip" if getattr(model, "logit_bias", None) is not None else "clip")
@@ -225,15 +244,61 @@ def create(
         image_size=size,
         mean=tuple(normalize.mean),
         std=tuple(normalize.std),
-        resize=Compose(resize),
+        resize=Compose(cut_as_transformers(resize) if (preprocess or {}).get("crop") == "floor" else resize),
         config={
             "model_cfg": _as_built(config or open_clip.get_model_config(name), context_length, image_size),
-            "preprocess_cfg": model.visual.preprocess_cfg,
+            "preprocess_cfg": {**model.visual.preprocess_cfg, **_own_keys(preprocess)},
         },
         loss=kind,
         trims=trim_text and take_any_length(model),
         notes=notes,
     )
+
+
+def agree(
+    name: str, config: Mapping[str, Any] | None, preprocess: Mapping[str, Any] | None, start: Start
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None, list[str]]:
+    """An architecture and preprocessing with what the weights to start from say of themselves.
+
+    Returns:
+        `model_cfg` (None: as before, that of the name), `preprocess_cfg`, and a sentence for each difference.
+
+    Raises:
+        UserError: the weights' configuration can't be had, or read.
+    """
+    theirs = start.config()
+    source, pixels = theirs.get("model_cfg"), start.preprocess()
+    notes = [] if preprocess is None else pixel_notes(preprocess, pixels, start.said)
+    wanted = config if config is not None else open_clip.get_model_config(name.replace("/", "-"))
+    kept = None if preprocess is None else dict(preprocess)
+    if kept is None:
+        kept = pixels or None
+    if not source or wanted is None or is_lite(wanted):
+        return None if config is None else dict(config), kept, notes
+    check_architecture(source, start.said)
+    found, changes = take_hidden(wanted, source, start.said, name)
+    if not changes:
+        return None if config is None else dict(config), kept, notes
+    return found, kept, [*changes, *notes]
+
+
+def _file_start(pretrained: str | None) -> Start | None:
+    """`model.pretrained`, where it names a file, which may be a run's checkpoint with its architecture."""
+    return find_start(pretrained, "model.pretrained") if pretrained and Path(pretrained).is_file() else None
+
+
+def _text_length(config: Mapping[str, Any] | None, name: str) -> int:
+    text = (config or open_clip.get_model_config(name) or {}).get("text_cfg") or {}
+    return int(text.get("context_length") or 77)
+
+
+def _tokens(model: Any) -> int:
+    return int(getattr(model, "vocab_size", 0)) or 1 << 30
+
+
+def _own_keys(preprocess: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What open_clip has no word for."""
+    return {key: value for key, value in (preprocess or {}).items() if key == "crop"}
 
 
 def _check_source(name: str, config: Mapping[str, Any] | None) -> None:

@@ -5,6 +5,8 @@
 | `ViT-B-32:laion2b_s34b_b79k` | an open_clip model and tag |
 | `hf-hub:organisation/model` | an open_clip model on the Hugging Face hub |
 | `local-dir:folder`, or the folder | an open_clip folder, such as scripts/export.py writes |
+| a folder with `config.json` | a CLIPModel or SiglipModel of transformers |
+| `hf:organisation/model` | the same on the Hugging Face hub |
 | `runs/mine`, `runs/mine@best`, `runs/mine@500` | a run: its newest, its best, or that step's checkpoint |
 | `weights.safetensors`, `weights.pt` | a file: a state dict, or a checkpoint of a run |
 
@@ -21,8 +23,12 @@ import open_clip
 
 from balance.common.documents import read_mapping
 from balance.errors import UserError
-from models.architecture import CONFIG_FILE, check_folder
+from models.architecture import CONFIG_FILE, check_folder, check_no_code
 from models.checkpoint import checkpoint_path, list_checkpoints
+from models.hf_config import is_transformers, model_cfg, preprocess_cfg, read_config
+from models.hf_hub import fetch
+from models.hf_tokenizer import FOLDER, has_tokenizer
+from models.hf_weights import to_open_clip
 from models.keeper import best_checkpoint
 from models.weights import Weights, one_line, read_weights
 
@@ -34,7 +40,13 @@ WEIGHT_FILES = (
     "open_clip_pytorch_model.bin",
     "model.safetensors",
 )
-_PREPROCESSING = ("mean", "std", "interpolation", "resize_mode", "fill_color")
+_PREPROCESSING = ("mean", "std", "interpolation", "resize_mode", "fill_color", "crop")
+HUB = "hf:"
+_TRANSFORMERS_FILES = (
+    *("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"),
+)
+_BPE = 49408
+"""Tokens of CLIP's own vocabulary, whose tokenizer open_clip has."""
 
 
 @dataclass
@@ -43,10 +55,11 @@ class Start:
 
     Attributes:
         said: what the user wrote, `key=value`.
-        kind: "tag", "hub", "folder", "run" or "file".
+        kind: "tag", "hub", "folder", "run", "file" or "transformers".
         name: a name for the model: of the architecture, the run, the folder or the file.
         path: of the weights; None as long as they would have to be downloaded.
         tag: of open_clip.
+        folder: of transformers' files; None as long as they would have to be downloaded.
     """
 
     said: str
@@ -54,6 +67,7 @@ class Start:
     name: str
     path: Path | None = None
     tag: str | None = None
+    folder: Path | None = None
     _read: Weights | None = None
 
     def weights(self) -> Weights:
@@ -63,8 +77,53 @@ class Start:
             UserError: they can't be had, or read.
         """
         if self._read is None:
-            self._read = read_weights(self._local(), self.said)
+            if self.kind == "transformers":
+                self._read = self._of_transformers()
+            else:
+                self._read = read_weights(self._local(), self.said)
         return self._read
+
+    def _of_transformers(self) -> Weights:
+        if self.path is None:
+            self.path = _transformers_weights(fetch(self._repository(), self.said, True), self.said)
+        found = read_weights(self.path, self.said)
+        siglip = self._facts()["model_type"] == "siglip"
+        return Weights(to_open_clip(found.tensors, siglip, self.said), transformers=True)
+
+    def _repository(self) -> str:
+        return self.said.partition(f"={HUB}")[2]
+
+    def _transformers_folder(self) -> Path:
+        if self.folder is None:
+            self.folder = fetch(self._repository(), self.said, False)
+        return self.folder
+
+    def _facts(self) -> dict[str, Any]:
+        folder = self._transformers_folder()
+        check_no_code(folder, self.said)
+        return read_config(folder, self.said)
+
+    def tokenizer_folder(self) -> Path | None:
+        """The folder of transformers' files for the tokenizer that the weights were trained with, if they have one.
+
+        Raises:
+            UserError: a model whose tokenizer is not known came without it.
+        """
+        if self.kind == "transformers":
+            folder = self._transformers_folder()
+            if has_tokenizer(folder):
+                return folder
+            facts = self._facts()
+            if facts["model_type"] != "clip" or (facts.get("text_config") or {}).get("vocab_size", _BPE) != _BPE:
+                raise UserError(
+                    f"{self.said} has no tokenizer files (tokenizer.json); save the model's tokenizer into the "
+                    "same folder."
+                )
+            return None
+        if self.kind in ("run", "file") and self.path is not None and self.path.parent.name == "checkpoints":
+            kept = self.path.parent.parent / FOLDER
+            return kept if has_tokenizer(kept) else None
+        return None
 
     def config(self) -> dict[str, Any]:
         """open_clip's `model_cfg` and `preprocess_cfg` that belong to the weights; {} if they carry none.
@@ -75,6 +134,13 @@ class Start:
         if self.kind == "folder":
             assert self.path is not None
             return _read_json(self.path.parent / CONFIG_FILE, self.said)
+        if self.kind == "transformers":
+            facts, folder = self._facts(), self._transformers_folder()
+            tokenizer = self.tokenizer_folder()
+            return {
+                "model_cfg": model_cfg(facts, self.said, None if tokenizer is None else self.name),
+                "preprocess_cfg": preprocess_cfg(folder, facts, self.said),
+            }
         if self.kind == "hub":
             return _read_json(Path(self._download(CONFIG_FILE)), self.said)
         if self.kind == "tag":
@@ -127,10 +193,17 @@ def find_start(asked: str, key: str = "model.init_from") -> Start:
     said = f"{key}={asked}"
     if asked.startswith("hf-hub:"):
         return Start(said, "hub", asked.rpartition("/")[2])
+    if asked.startswith(HUB):
+        repository = asked.removeprefix(HUB)
+        if not repository or any(part in ("", "..") for part in repository.split("/")):
+            raise UserError(f"{said}: write {HUB}<organisation>/<model>.")
+        return Start(said, "transformers", repository.rpartition("/")[2])
     place, at, which = asked.partition("@")
     folder = Path(asked.removeprefix("local-dir:"))
     if (folder / CONFIG_FILE).is_file():
         return Start(said, "folder", folder.resolve().name, _weights_in(folder, said))
+    if is_transformers(folder):
+        return Start(said, "transformers", folder.resolve().name, _transformers_weights(folder, said), folder=folder)
     if asked.startswith("local-dir:"):
         raise UserError(f"{said}: there is no {folder / CONFIG_FILE}; name an exported folder.")
     if folder.is_file():
@@ -146,8 +219,8 @@ def find_start(asked: str, key: str = "model.init_from") -> Start:
     near = get_close_matches(asked, open_clip.list_models(), n=1, cutoff=0.7)
     hint = f" {near[0]} alone has no weights: add a tag, {near[0]}:<tag>." if near else ""
     raise UserError(
-        f"{said} is no file, run, open_clip folder (with {CONFIG_FILE}), hf-hub:<repository>, or <model>:<tag> of "
-        f"open_clip.{hint}"
+        f"{said} is no file, run, open_clip folder (with {CONFIG_FILE}), transformers folder (with config.json), "
+        f"hf:<repository>, hf-hub:<repository>, or <model>:<tag> of open_clip.{hint}"
     )
 
 
@@ -230,6 +303,13 @@ def _checkpoint_of(run: Path, which: str, said: str) -> Path:
     if which not in steps:
         raise UserError(f"{said}: {which!r} is none of last, best, and the kept steps {', '.join(steps)}.")
     return checkpoint_path(folder, int(which))
+
+
+def _transformers_weights(folder: Path, said: str) -> Path:
+    for name in _TRANSFORMERS_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(f"{said}: {folder} has a configuration and no weights, which {_TRANSFORMERS_FILES[0]} would hold.")
 
 
 def _weights_in(folder: Path, said: str) -> Path:

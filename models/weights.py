@@ -12,12 +12,17 @@ from open_clip.convert import convert_state_dict
 from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed, resize_text_pos_embed
 from torch import nn
 
+from balance.common.documents import read_mapping
 from balance.errors import UserError
 from models.adapt import merge_adapters
 from models.checkpoint import verify_checkpoint
 
 Tensors = dict[str, torch.Tensor]
 PREFIXES = ("module.", "_orig_mod.")  # of DDP and of torch.compile
+# of wrappers around parts of a model: FSDP, torch.compile, activation checkpointing
+WITHIN = ("_fsdp_wrapped_module.", "_orig_mod.", "_checkpoint_wrapped_module.")
+INDEX = ".index.json"
+"""How the file ends that says in which file each tensor of a divided checkpoint is."""
 TABLES = ("token_embedding.weight", "text.token_embedding.weight", "text.transformer.embeddings.word_embeddings.weight")
 
 
@@ -30,12 +35,14 @@ class Weights:
         config: open_clip `model_cfg` and `preprocess_cfg`, if the file is a checkpoint of a run; else {}.
         step: of the checkpoint; None for other files.
         averaged: whether `tensors` are an EMA.
+        transformers: whether they are from transformers, which adapts positions in another way than open_clip.
     """
 
     tensors: Tensors
     config: dict[str, Any] = field(default_factory=dict)
     step: int | None = None
     averaged: bool = False
+    transformers: bool = False
 
 
 def read_weights(path: Path, said: str, ema: bool = True) -> Weights:
@@ -49,7 +56,7 @@ def read_weights(path: Path, said: str, ema: bool = True) -> Weights:
     Raises:
         UserError: the file is damaged, holds no weights, or would run code.
     """
-    content = _read(path, said)
+    content = _read_parts(path, said) if path.name.endswith(INDEX) else _read(path, said)
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
         return _of_run(content, ema, said)
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
@@ -57,7 +64,7 @@ def read_weights(path: Path, said: str, ema: bool = True) -> Weights:
     if not isinstance(content, Mapping) or not content or not all(map(torch.is_tensor, content.values())):
         raise UserError(f"{said} is no file of weights: it holds no tensors by name.")
     tensors = dict(content)
-    tensors = _unwrapped({str(name): tensor for name, tensor in tensors.items()})
+    tensors = _unwrapped({_without_wrappers(str(name)): tensor for name, tensor in tensors.items()})
     check_tensors(tensors, said)
     return Weights(tensors)
 
@@ -68,6 +75,31 @@ def _unwrapped(tensors: Tensors) -> Tensors:
         if all(name.startswith(prefix) for name in tensors):
             return _unwrapped({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
     return tensors
+
+
+def _without_wrappers(name: str) -> str:
+    for part in WITHIN:
+        name = name.replace(part, "")
+    return name
+
+
+def _read_parts(path: Path, said: str) -> Tensors:
+    """The tensors of a checkpoint in several files, which lie beside its index."""
+    index = read_mapping(path, "the index of divided weights", "save the model again").get("weight_map")
+    if not isinstance(index, Mapping) or not index:
+        raise UserError(f"{said}: {path} has no weight_map, which says where each tensor is.")
+    files = sorted({str(file) for file in index.values()})
+    found: Tensors = {}
+    for file in files:
+        if Path(file).name != file:
+            raise UserError(f"{said}: {path} names {file[:80]!r}, which does not lie beside it, so it is refused.")
+        part = _read(path.parent / file, said)
+        if not isinstance(part, Mapping):
+            raise UserError(f"{said}: {path.parent / file} holds no tensors by name.")
+        found |= part
+    if missing := sorted(set(map(str, index)) - set(found)):
+        raise UserError(f"{said}: {missing[0]} is in none of {', '.join(files[:3])}, where {path.name} has it.")
+    return found
 
 
 def check_tensors(tensors: Mapping[str, Any], said: str) -> None:
@@ -140,7 +172,9 @@ def _of_run(state: Mapping[str, Any], ema: bool, said: str) -> Weights:
     return Weights(tensors, dict(state.get("model_config") or {}), clock.get("step"), average is not None)
 
 
-def fit_weights(model: nn.Module, tensors: Mapping[str, torch.Tensor], said: str, name: str) -> list[str]:
+def fit_weights(
+    model: nn.Module, tensors: Mapping[str, torch.Tensor], said: str, name: str, transformers: bool = False
+) -> list[str]:
     """Load weights into a model, adjusted as open_clip adjusts them.
 
     Position embeddings are interpolated to the model's picture size and text length; both of open_clip's forms of a
@@ -152,6 +186,7 @@ def fit_weights(model: nn.Module, tensors: Mapping[str, torch.Tensor], said: str
         tensors: a state dict.
         said: what the user wrote to name the weights, for messages.
         name: the model's name, for messages.
+        transformers: adapt positions as transformers does: those of pictures without smoothing, those of texts cut off.
 
     Returns:
         What was adjusted, a sentence each.
@@ -174,7 +209,7 @@ def fit_weights(model: nn.Module, tensors: Mapping[str, torch.Tensor], said: str
     _check_vocabulary(found, wanted, said, name)
     for place in [key for key in found if key not in wanted and key.endswith(".position_ids")]:
         del found[place]
-    notes += _resize_positions(model, found, wanted)
+    notes += _resize_positions(model, found, wanted, transformers)
     _check_fit(found, wanted, said, name)
     model.load_state_dict(found)
     return notes
@@ -199,7 +234,9 @@ def _check_vocabulary(found: Tensors, wanted: Mapping[str, torch.Tensor], said: 
             )
 
 
-def _resize_positions(model: nn.Module, found: Tensors, wanted: Mapping[str, torch.Tensor]) -> list[str]:
+def _resize_positions(
+    model: nn.Module, found: Tensors, wanted: Mapping[str, torch.Tensor], transformers: bool
+) -> list[str]:
     """Interpolate position embeddings whose number differs and whose width does not."""
     notes = []
     for key in [key for key in found if key.endswith(("positional_embedding", "pos_embed")) and key in wanted]:
@@ -207,22 +244,26 @@ def _resize_positions(model: nn.Module, found: Tensors, wanted: Mapping[str, tor
         if old == new or old[-1] != new[-1]:
             continue
         if key == "visual.positional_embedding":
-            resize_pos_embed(found, model)
+            resize_pos_embed(found, model, antialias=not transformers)
         elif key.endswith("pos_embed"):
-            found[key] = _resize_timm(model, found[key])
+            found[key] = _resize_timm(model, found[key], not transformers)
+        elif transformers and new[-2] < old[-2]:
+            found[key] = found[key][: new[-2]]
+            notes.append(f"{key} is cut from {old[-2]} to {new[-2]} positions")
+            continue
         else:
             resize_text_pos_embed(found, model)
         notes.append(f"{key} is interpolated from {old[-2]} to {new[-2]} positions")
     return notes
 
 
-def _resize_timm(model: nn.Module, old: torch.Tensor) -> torch.Tensor:
+def _resize_timm(model: nn.Module, old: torch.Tensor, smooth: bool) -> torch.Tensor:
     from timm.layers import resample_abs_pos_embed
 
     trunk = model.get_submodule("visual.trunk")
     prefix = 0 if getattr(trunk, "no_embed_class", False) else int(getattr(trunk, "num_prefix_tokens", 0))
     grid: Any = trunk.get_submodule("patch_embed").grid_size
-    return resample_abs_pos_embed(old, new_size=list(grid), num_prefix_tokens=prefix)
+    return resample_abs_pos_embed(old, new_size=list(grid), num_prefix_tokens=prefix, antialias=smooth)
 
 
 def _check_fit(found: Tensors, wanted: Mapping[str, torch.Tensor], said: str, name: str) -> None:

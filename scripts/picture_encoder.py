@@ -14,6 +14,7 @@ from balance.errors import UserError
 from balance.labels.annotators import EncoderFactory
 from models.factory import ModelBundle, create
 from models.precision import resolve_device, resolve_precision
+from models.start import FROM
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -70,7 +71,7 @@ class OpenClipEncoder:
 
 
 def encoder_factory(device: str = "auto", precision: str = "auto") -> EncoderFactory:
-    """What `build_annotator` calls for a pictures source: `model: {name, pretrained, config, preprocess}`.
+    """What `build_annotator` calls for a pictures source: `model: {name, pretrained, init_from, config, preprocess}`.
 
     Raises:
         UserError: no such device or precision; and, when called, an unknown model.
@@ -79,10 +80,11 @@ def encoder_factory(device: str = "auto", precision: str = "auto") -> EncoderFac
     form = resolve_precision(precision, where)
 
     def make(model: Mapping[str, Any]) -> OpenClipEncoder:
-        if unknown := set(model) - {"name", "pretrained", "config", "preprocess", "context_length"}:
+        if unknown := set(model) - {"name", "pretrained", "init_from", "config", "preprocess", "context_length"}:
             raise UserError(f"attributes: a picture model has no key {min(unknown)!r}.")
+        model = {"name": FROM, **model} if model.get("init_from") else model
         if not model.get("name"):
-            raise UserError("attributes: a pictures source needs model.name, an open_clip model.")
+            raise UserError("attributes: a pictures source needs model.name, an open_clip model, or model.init_from.")
         torch.manual_seed(0)  # a model without weights is the same one each time
         return OpenClipEncoder(create(device=where, **dict(model)), where, form)
 

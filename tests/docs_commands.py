@@ -96,6 +96,9 @@ def make_workspace(folder: Path) -> Path:
         people_shards(folder / "other", [30])
         (folder / "other" / "train-00000.tar").rename(folder / held_out)
     run(folder, "scripts/make_demo_shards.py", "--train 200 --quiet --workers 1 --out demo-data")
+    from tests.hf_models import clip_folder  # transformers takes a second, which the list of commands does without
+
+    clip_folder(folder / "my-clip")
     return folder
 
 

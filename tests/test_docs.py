@@ -27,7 +27,18 @@ from tests.docs_commands import (
 COMMANDS = list(commands())
 RUNS = {name for one in COMMANDS for name in re.findall(r"runs/([\w-]+)", one.text)} | {"mine"}
 # Weights or data that no test can fetch, or places left for the reader to fill: composed and checked, but not run.
-ELSEWHERE = ("pretrained=", "laion", "hf-hub:", "../shared/data", "experiment=lite", "_lite", "...", "<", " -m ")
+ELSEWHERE = (
+    "pretrained=",
+    "laion",
+    "hf-hub:",
+    "=hf:",
+    "../shared/data",
+    "experiment=lite",
+    "_lite",
+    "...",
+    "<",
+    " -m ",
+)
 ELSEWHERE += ("from=downloads", "pairs=pairs.csv")  # stimuli that their authors alone pass on, and faces with landmarks
 # Beside their own settings these take keys of a run.
 TAKES_OVERRIDES = ("train.py", *(f"scripts/{name}.py" for name in ("annotate", "audit", "evaluate", "export", "zoo")))

@@ -263,3 +263,50 @@ def test_a_tag_brings_its_preprocessing_and_activation(monkeypatch: pytest.Monke
         assert found.config["model_cfg"]["quick_gelu"] is True
         assert torch.equal(found.model.state_dict()["text_projection"], theirs.state_dict()["text_projection"])
     assert torch.equal(features(first), features(second))
+
+
+def test_an_architecture_is_not_taken_for_that_of_the_weights_in_silence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    theirs = open_clip.create_model("ViT-S-32-alt", load_weights=False, force_quick_gelu=True)
+    torch.save(theirs.state_dict(), tmp_path / "weights.pt")
+    facts = {"url": "", "mean": (0.1, 0.2, 0.3), "std": (0.5, 0.5, 0.5), "quick_gelu": True}
+    monkeypatch.setattr(open_clip, "list_pretrained_tags_by_model", lambda name: ["made"])
+    monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda name, tag: facts)
+    monkeypatch.setattr(open_clip, "download_pretrained", lambda found: str(tmp_path / "weights.pt"))
+    found = create("ViT-S-32-alt", init_from="ViT-S-32-alt:made", preprocess={"mean": [0.5, 0.5, 0.5]})
+    with torch.no_grad():
+        pixels = torch.randn(1, 3, 224, 224)
+        assert torch.equal(found.model.eval().encode_image(pixels), theirs.eval().encode_image(pixels))  # type: ignore[operator]
+    told = " ".join(found.notes)
+    assert "model.init_from=ViT-S-32-alt:made: its weights were trained with quick_gelu=True, taken instead" in told
+    assert "model.preprocess.mean=[0.5, 0.5, 0.5] is kept, where" in told
+    assert found.config["model_cfg"]["quick_gelu"] is True
+
+
+@pytest.mark.parametrize(
+    ("part", "hidden"),
+    [
+        ("vision_cfg", {"head_width": 4}),
+        ("vision_cfg", {"norm_kwargs": {"eps": 0.1}}),
+        ("vision_cfg", {"act_kwargs": {"approximate": "tanh"}}),
+        ("vision_cfg", {"pool_type": "avg"}),
+        ("text_cfg", {"heads": 4}),
+        ("text_cfg", {"pool_type": "last"}),
+        ("text_cfg", {"no_causal_mask": True}),
+        ("text_cfg", {"norm_kwargs": {"eps": 0.1}}),
+    ],
+)
+def test_what_no_shape_shows_is_taken_from_the_weights(part: str, hidden: dict[str, Any], tmp_path: Path) -> None:
+    trained = create("trained", tower(part, **hidden))
+    save_checkpoint(tmp_path / "run" / "checkpoints", 1, state(trained))
+    (tmp_path / "run" / "config.yaml").write_text("name: run")
+    asked = str(tmp_path / "run")
+    for found in (build(1, init_from=asked), build(1, pretrained=str(next((tmp_path / "run").rglob("*.pt"))))):
+        pixels = torch.randn(2, 3, 32, 32)
+        with torch.no_grad():
+            assert torch.equal(features(found), features(trained))
+            assert torch.equal(found.model.encode_image(pixels), trained.model.eval().encode_image(pixels))  # type: ignore[operator]
+        assert next(iter(hidden)) in found.notes[0]
+    assert create("from", init_from=asked).notes == []
