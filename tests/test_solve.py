@@ -295,7 +295,7 @@ def test_warm_start_and_method_errors() -> None:
     warm = solve(cells, replace(problem, keep=0.41), warm_start=plan)
     assert_certified(warm)
     assert warm.primal == pytest.approx(solve(cells, replace(problem, keep=0.41)).primal, rel=1e-6)
-    with pytest.raises(UserError, match=r"method is 'duall': .*did you mean 'dual'"):
+    with pytest.raises(UserError, match=r"method=duall is not known \(did you mean 'dual'\?\)"):
         solve(cells, problem, "duall")
     with pytest.raises(UserError, match="has no option 'solver'"):
         solve(cells, problem, solver="SCS")
