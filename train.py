@@ -244,7 +244,7 @@ def prepare(
         say(f"note: {sentence}")
 
     # ------------------------------------------------------------------ evaluation sets, attributes, plan
-    suite = create_suite(config, held_out)
+    suite = create_suite(config, held_out, shards)
     check_measured(named_metrics(config), suite)
     missing = missing_packages() if config.data.fast_decode else None
     for sentence in [*suite.skipped, *([missing] if missing else [])]:

@@ -13,6 +13,7 @@ from balance.prepare import Balance, prepare_balance
 from balance.stages import StagedStream, Stages, StageSpec, prepare_stages
 from balance.stream.balanced import BalancedStream, StreamConfig
 from balance.stream.features import FeatureBatches, prepare_features
+from balance.stream.shards import shared_shards
 from conf.dry_run import dry_run
 from conf.schema import Config, ModelConfig
 from conf.stored import stored_model
@@ -42,7 +43,7 @@ def rehearse(
     """Say what the run would take and what would go wrong, and start nothing."""
     if not processes.first:
         return 0
-    suite = create_suite(config, held_out)
+    suite = create_suite(config, held_out, shards)
     stages = prepare_stages(specs, lambda wanted: prepare_data(config, wanted, shards, True))
     say(stages.main.table())
     world = config.dry.processes or processes.world
@@ -177,10 +178,10 @@ def _stream_config(config: Config, bundle: ModelBundle, processes: Processes) ->
     )
 
 
-def create_suite(config: Config, held_out: list[str] | None) -> Suite:
-    """The evaluators of the configuration, and what it measures on shards that were held out."""
+def create_suite(config: Config, held_out: list[str] | None, shards: list[str]) -> Suite:
+    """The evaluators of the configuration, and what it measures on shards that were held out of the training shards."""
     wanted = config.eval
-    return build_suite(
+    suite = build_suite(
         wanted.sets,
         wanted.evaluators,
         wanted.bootstrap,
@@ -189,6 +190,13 @@ def create_suite(config: Config, held_out: list[str] | None) -> Suite:
         allow_pipe=config.data.allow_pipe,
         max_bad=config.data.max_bad,
     )
+    trained_on = shared_shards(held_out or [], shards)
+    if trained_on:
+        suite.skipped.append(
+            f"data.eval: {len(trained_on)} of its {len(held_out or []):,} shards are in data.train, too, such as "
+            f"{trained_on[0]}: what is measured on them was trained on."
+        )
+    return suite
 
 
 def create_keeper(config: Config, folder: Path, clock: Clock) -> Keeper:

@@ -26,6 +26,7 @@ from omegaconf.errors import ConfigKeyError, ConfigTypeError, OmegaConfBaseExcep
 from balance.common.allowed import check_values
 from balance.errors import UserError
 from conf.command import check_given_once, fail, guarded, tell_interrupts
+from conf.named_sets import check_named_sets
 from conf.run import not_begun
 from conf.runtime import hide_gpus
 from conf.schema import Config
@@ -117,7 +118,8 @@ def compose_raw(overrides: list[str], config_name: str = "train") -> DictConfig:
     """Compose a configuration; no type is checked yet.
 
     Raises:
-        UserError: an unknown key or choice, with the nearest valid name, or an override that can't be read.
+        UserError: an unknown key or choice, with the nearest valid name, an override that can't be read, or an
+            evaluation set that is named and is not there.
     """
     overrides = [quote_override(o) for o in overrides]
     known = groups()
@@ -137,9 +139,11 @@ def compose_raw(overrides: list[str], config_name: str = "train") -> DictConfig:
             if key not in known and not _exists(defaults, key):
                 raise UserError(f"Unknown key {key}; {_nearest(key, [*all_keys(defaults), *known])}")
         try:
-            return hydra.compose(config_name, replace_mappings(overrides))
+            composed = hydra.compose(config_name, replace_mappings(overrides))
         except HydraException as error:
             raise UserError(f"The overrides can't be applied: {' '.join(str(error).split())[:400]}") from error
+    check_named_sets(composed, overrides)
+    return composed
 
 
 def leave_out(overrides: list[str]) -> list[str]:
@@ -271,6 +275,7 @@ def stored_config(overrides: list[str]) -> Config | None:
             raise UserError(f"Unknown key {override.key_or_group}; {_nearest(override.key_or_group, names)}")
         OmegaConf.update(stored, override.key_or_group, override.value(), merge=False)
     stored.update({"name": given["name"], "resume": True, "runs": given.get("runs", "runs")})
+    check_named_sets(stored, overrides)
     return to_config(stored)
 
 
@@ -418,6 +423,8 @@ def launch(task: Callable[[Config], int | None], config_name: str = "train") -> 
         job = sweep_job(HydraConfig.get()) if HydraConfig.get().mode == RunMode.MULTIRUN else None
         named = Config()
         try:
+            if job:  # a single run's were checked with its overrides
+                check_named_sets(raw, HydraConfig.get().overrides.task)
             config = to_config(raw)
             named = name_job(config, job) if job else config
             status = task(named) if job else _run_alone(task, config)

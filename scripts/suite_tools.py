@@ -17,6 +17,7 @@ from balance.common.documents import read_mapping
 from balance.errors import UserError
 from balance.files import write_whole
 from conf.cli import CONF, compose_raw, named_kinds, to_config
+from conf.named_sets import check_named_sets
 from conf.schema import Config, ModelConfig
 from eval.metric import Metric
 from eval.runner import Suite, build_suite, check_kinds
@@ -66,6 +67,7 @@ def compose_suite(overrides: Sequence[str], suite: str) -> Config:
         raw.eval = OmegaConf.merge({"name": path.stem}, OmegaConf.create(content), changes)
     except (OmegaConfBaseException, YAMLError) as error:
         raise UserError(f"suite={suite} can't be read: {' '.join(str(error).split())[:300]}") from error
+    check_named_sets(raw, inside)
     return to_config(raw)
 
 

@@ -34,8 +34,9 @@ class Picky:
 
 
 def configuration(world: Path, runs: Path, *more: str) -> Config:
-    sets = f"eval.sets={{faces: {{path: {world / 'eval'}}}, none: {{path: {world / 'nowhere'}}}}}"
-    return compose(tiny_overrides(world, runs, "name=a", f"eval.evaluators={OWN}", sets, *more))
+    config = compose(tiny_overrides(world, runs, "name=a", f"eval.evaluators={OWN}", *more))
+    config.eval.sets["none"] = {"path": str(world / "nowhere")}  # not named, so that it may be missing
+    return config
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from balance.errors import UserError
 from balance.stream.damage import Damage
 from balance.stream.samples import BadSample, parse_sample, read_shard
-from balance.stream.shards import expand_shards
+from balance.stream.shards import expand_shards, shared_shards
 from balance.stream.tarwalk import CUT, EMPTY
 from tests.tiny import people_shards, picture, sample, write_tar
 
@@ -22,6 +22,16 @@ def test_all_ways_to_name_shards(tmp_path: Path) -> None:
     assert expand_shards(str(tmp_path / "train-{00000,00002}.tar")) == [shards[0], shards[2]]
     assert expand_shards(shards) == shards
     assert expand_shards("https://host/{0..1}.tar") == ["https://host/0.tar", "https://host/1.tar"]
+
+
+def test_shards_are_the_same_by_whichever_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = people_shards(tmp_path / "train", [1, 1])
+    copy = people_shards(tmp_path / "copy", [1, 1])
+    (tmp_path / "linked.tar").symlink_to(shards[0])
+    monkeypatch.chdir(tmp_path / "copy")
+    other_paths = ["../train/train-00001.tar", str(tmp_path / "linked.tar")]
+    addresses = ["https://host/0.tar", "pipe:cat 0.tar"]
+    assert shared_shards([*other_paths, *copy, addresses[0]], [*shards, *addresses]) == [*other_paths, addresses[0]]
 
 
 @pytest.mark.parametrize(

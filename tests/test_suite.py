@@ -340,7 +340,8 @@ def test_pages_show_charts_of_families_and_fragments() -> None:
         (["suite=/nowhere.yaml"], "there is no such file; give one, or one of demo, full"),
         (["model.name=ViT-B-33"], "did you mean ViT-B-32"),
         (["suites=full"], "Unknown key suites"),
-        (["suite=demo", "eval.root=/nowhere"], "has nothing to run"),
+        (["suite=demo", "eval.root=/nowhere"], "eval.root=/nowhere: there is no such folder"),
+        (["suite=wds", "eval.root=."], "has nothing to run"),
     ],
 )
 def test_bad_commands_are_told(arguments: list[str], sentence: str, tmp_path: Path) -> None:

@@ -43,6 +43,21 @@ def expand_shards(spec: str | Iterable[str], what: str = "data.train", allow_pip
     return shards
 
 
+def shared_shards(some: Iterable[str], others: Iterable[str]) -> list[str]:
+    """Those of some shards that are among others, too: by another path, through a link, or at the same address."""
+    known = {_file_of(shard) for shard in others}
+    return [shard for shard in some if _file_of(shard) in known]
+
+
+def _file_of(shard: str) -> object:
+    """What is the same for all paths to a file; the address where it is on no disk here."""
+    try:
+        found = os.stat(shard) if is_local(shard) else None
+    except OSError:
+        found = None
+    return shard if found is None else (found.st_dev, found.st_ino)
+
+
 def expand_braces(pattern: str, what: str) -> list[str]:
     """`train-{000..002}.tar` or `{a,b}.tar` as a list, and parts joined by `::` one after another.
 
