@@ -37,11 +37,13 @@ from conf.build import (
     create_model,
     create_stream,
     create_suite,
+    find_held_out,
     goes_on,
     keep_tower_outputs,
     prepare_data,
     rehearse,
     save_tokenizer,
+    tell_held_out,
 )
 from conf.cli import launch
 from conf.cut_captions import find_cut_captions
@@ -56,6 +58,7 @@ from eval.provenance import write_provenance
 from eval.report.run_page import write_report
 from eval.report.summary import summarise
 from eval.runner import Suite
+from eval.sets import HeldOut
 from eval.stopping import Stopper, write_outcome
 from eval.track import Tracker
 from models.accumulate import backward, check_accumulation
@@ -116,9 +119,7 @@ def main(config: Config) -> int:
     told = check_model(config)
     stopper = Stopper(config.stop.targets, config.stop.quality, config.stop.certain)
     shards = expand_shards(config.data.train, "data.train", config.data.allow_pipe)
-    held_out = None
-    if config.data.eval is not None:
-        held_out = expand_shards(config.data.eval, "data.eval", config.data.allow_pipe)
+    held_out = find_held_out(config, shards)
 
     # ------------------------------------------------------------------ processes and the run's folder
     accelerator = Accelerator(
@@ -230,7 +231,7 @@ def prepare(
     processes: Processes,
     folder: Path,
     shards: list[str],
-    held_out: list[str] | None,
+    held_out: HeldOut | None,
     precision: str,
     stopper: Stopper,
 ) -> Training:
@@ -253,7 +254,7 @@ def prepare(
         specs = stage_specs(config.stages, config.balance)
         stages = prepare_stages(specs, lambda wanted: prepare_data(config, wanted, shards, first))
     balance = stages.main
-    say(balance.table())
+    say("\n".join(filter(None, [tell_held_out(config, balance, suite), balance.table()])))
 
     # ------------------------------------------------------------------ model, optimiser, stream
     set_seed(config.seed)

@@ -54,6 +54,7 @@ class Balance:
         losses: those of the notes that tell what was lost with damaged shards or has no labels.
         weigh: importance weights for attributes, of mean 1 under the data, where `rates` uses every sample and the
             loss is to balance; None otherwise.
+        held: samples held out, which are in none of the other figures.
     """
 
     files: list[Path]
@@ -69,6 +70,7 @@ class Balance:
     notes: list[str] = field(default_factory=list)
     weigh: Rates | None = None
     losses: list[str] = field(default_factory=list)
+    held: int = 0
 
     @property
     def samples(self) -> int:
@@ -162,6 +164,7 @@ def prepare_balance(
     max_bad: float = 0.05,
     workers: int = 0,
     progress: bool = True,
+    holdout: float = 0.0,
 ) -> Balance:
     """Label, count and solve; what is labelled already is not labelled again.
 
@@ -174,6 +177,7 @@ def prepare_balance(
         max_bad: share of unusable samples at which to stop.
         workers: processes that label.
         progress: show a progress bar.
+        holdout: share of the samples that is held out by key: neither counted nor trained on.
 
     Raises:
         UserError: what the steps raise, or a target that no sample bears.
@@ -197,7 +201,8 @@ def prepare_balance(
         method, problem = _problem(balance, annotator.s_names)
         out = cache / annotator.fingerprint[:12]
         files = annotate_shards(shards, annotator, out, workers, progress, max_bad, report=report)
-    cells = count_parquet([str(file) for file in files])
+    cells = count_parquet([str(file) for file in files], holdout=holdout)
+    held = sum(read_meta(file)["samples"] for file in files) - int(cells.total) if holdout else 0
     _check_borne(cells, problem)
     if method == "none":
         system = build_system(cells, problem)
@@ -207,7 +212,7 @@ def prepare_balance(
         known = _known(table, len(system.targets), cells)
         names = cells.s_names, cells.y_names
         kept = uniform_rates, int(cells.total)
-        return Balance(files, *kept, *names, cells.hash, before, before, None, known, notes, losses=losses)
+        return Balance(files, *kept, *names, cells.hash, before, before, None, known, notes, None, losses, held)
     plan = solve(cells, problem, method=method)
     notes += _left_alone(cells, plan) + explain(plan)
     expected = int(cells.total * plan.kept.all)
@@ -218,9 +223,11 @@ def prepare_balance(
     if mode == "weight":
         weigh = Weights(plan.rates, plan.kept.all)
         everything = uniform_rates, int(cells.total)
-        return Balance(files, *everything, *names, digest, plan.before, plan.after, plan, known, notes, weigh, losses)
+        return Balance(
+            files, *everything, *names, digest, plan.before, plan.after, plan, known, notes, weigh, losses, held
+        )
     sampled = plan.rates, expected
-    return Balance(files, *sampled, *names, digest, plan.before, plan.after, plan, known, notes, losses=losses)
+    return Balance(files, *sampled, *names, digest, plan.before, plan.after, plan, known, notes, None, losses, held)
 
 
 @dataclass(frozen=True)

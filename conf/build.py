@@ -13,11 +13,12 @@ from balance.prepare import Balance, prepare_balance
 from balance.stages import StagedStream, Stages, StageSpec, prepare_stages
 from balance.stream.balanced import BalancedStream, StreamConfig
 from balance.stream.features import FeatureBatches, prepare_features
-from balance.stream.shards import shared_shards
+from balance.stream.shards import expand_shards, shared_shards
 from conf.dry_run import dry_run
 from conf.schema import Config, ModelConfig
 from conf.stored import stored_model
-from eval.runner import Suite, build_suite
+from eval.runner import HELD_OUT, Suite, build_suite
+from eval.sets import HeldOut
 from models.adapt import adapt, check_adaptation, freeze_both
 from models.cached import KeptTowers, keep_outputs
 from models.checkpoint import list_checkpoints
@@ -35,7 +36,7 @@ def rehearse(
     config: Config,
     specs: list[StageSpec],
     shards: list[str],
-    held_out: list[str] | None,
+    held_out: HeldOut | None,
     device: torch.device,
     precision: str,
     processes: Processes,
@@ -45,17 +46,43 @@ def rehearse(
         return 0
     suite = create_suite(config, held_out, shards)
     stages = prepare_stages(specs, lambda wanted: prepare_data(config, wanted, shards, True))
-    say(stages.main.table())
+    say("\n".join(filter(None, [tell_held_out(config, stages.main, suite), stages.main.table()])))
     world = config.dry.processes or processes.world
     say(dry_run(config, shards, stages, suite, lambda: blueprint(config), device, precision, world).text())
     return 0
+
+
+def find_held_out(config: Config, shards: list[str]) -> HeldOut | None:
+    """What a run holds back to be measured on: the shards of data.eval, or else a share of those it trains on."""
+    data = config.data
+    if data.eval is not None:
+        return HeldOut(expand_shards(data.eval, "data.eval", data.allow_pipe))
+    return HeldOut(shards, data.holdout) if data.holdout else None
+
+
+def holdout_of(config: Config) -> float:
+    """The share of the training data that is held out of it."""
+    return config.data.holdout if config.data.eval is None else 0.0
+
+
+def tell_held_out(config: Config, balance: Balance, suite: Suite) -> str:
+    """How much of the data is held out, and how much of that is measured, in a sentence; empty where nothing is."""
+    if not holdout_of(config):
+        return ""
+    whole = balance.samples + balance.held
+    measured = len(suite.sets[HELD_OUT]) if HELD_OUT in suite.sets else 0
+    return (
+        f"Held out by key: {balance.held:,} of {whole:,} samples ({balance.held / whole:.2%}; "
+        f"data.holdout={config.data.holdout:g}), never trained on; evaluations measure {measured:,} of them."
+    )
 
 
 def prepare_data(config: Config, wanted: dict[str, Any], shards: list[str], first: bool) -> Balance:
     """Label the shards and solve the plan of one stage."""
     cache = Path(config.runs) / "attributes"
     workers = config.data.workers if config.data.workers > 1 else 0  # one more process would only wait for this one
-    return prepare_balance(shards, config.attributes, wanted, cache, config.data.max_bad, workers, first)
+    bad, holdout = config.data.max_bad, holdout_of(config)
+    return prepare_balance(shards, config.attributes, wanted, cache, bad, workers, first, holdout)
 
 
 def check_model(config: Config) -> list[str]:
@@ -175,11 +202,12 @@ def _stream_config(config: Config, bundle: ModelBundle, processes: Processes) ->
         fast_decode=data.fast_decode,
         rank=processes.rank,
         world=processes.world,
+        holdout=holdout_of(config),
     )
 
 
-def create_suite(config: Config, held_out: list[str] | None, shards: list[str]) -> Suite:
-    """The evaluators of the configuration, and what it measures on shards that were held out of the training shards."""
+def create_suite(config: Config, held_out: HeldOut | None, shards: list[str]) -> Suite:
+    """The evaluators of the configuration, and what it measures on what is held out of the training data."""
     wanted = config.eval
     suite = build_suite(
         wanted.sets,
@@ -190,10 +218,11 @@ def create_suite(config: Config, held_out: list[str] | None, shards: list[str]) 
         allow_pipe=config.data.allow_pipe,
         max_bad=config.data.max_bad,
     )
-    trained_on = shared_shards(held_out or [], shards)
+    apart = held_out.shards if held_out is not None and held_out.share is None else []
+    trained_on = shared_shards(apart, shards)
     if trained_on:
         suite.skipped.append(
-            f"data.eval: {len(trained_on)} of its {len(held_out or []):,} shards are in data.train, too, such as "
+            f"data.eval: {len(trained_on)} of its {len(apart):,} shards are in data.train, too, such as "
             f"{trained_on[0]}: what is measured on them was trained on."
         )
     return suite

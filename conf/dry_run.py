@@ -219,7 +219,9 @@ def _evaluation(
 ) -> None:
     found.warnings += suite.skipped
     if not suite.evaluators:
-        found.warnings.append("Nothing would be evaluated: no evaluation set is there, and data.eval is not given.")
+        found.warnings.append(
+            "Nothing would be evaluated: no evaluation set is there, and neither data.eval nor data.holdout holds any."
+        )
         return
     count = ChanceEmbedder(bundle)
     for evaluator in suite.evaluators:

@@ -20,7 +20,10 @@ class DataConfig:
     name: str = MISSING
     root: str | None = None  # a folder that other paths of the group may refer to
     train: Any = MISSING  # a folder, a glob, a brace pattern, an address, or a list of these
-    eval: Any = None  # image-text shards for retrieval, given the same way
+    eval: Any = None  # image-text shards that are measured on, given the same way
+    holdout: float = number(
+        0.02, 0, 0.5
+    )  # share of data.train that is measured on and never trained on, by key, where data.eval is not given
     batch_size: int = number(128, 1, 1_000_000)  # samples per process and step
     workers: int = number(1, 0, 1_024)  # loader processes per training process; 0 reads in the training process
     shuffle: int = number(2_000, 0, 1_000_000_000)  # samples in the shuffle buffer of each worker

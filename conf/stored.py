@@ -14,6 +14,7 @@ from conf.schema import Config
 # Keys whose default does what was done before there was the key, although it is no empty one; and groups that do not
 # touch what is trained.
 NEUTRAL = ("device", "runs", "data.max_bad", "optim.layer_decay", "optim.accumulate", "stage.order")
+BEFORE = {"data.holdout": 0.0}  # what was done before there was the key, where the default does something else
 BESIDE = ("track", "checkpoint", "dry")
 
 
@@ -39,6 +40,9 @@ def read_stored(folder: Path) -> DictConfig:
     stored = OmegaConf.create(plain)
     instead = f"or start a new run from its weights: model.init_from={folder}"
     for key, default in _lacking(plain, Config()):
+        if key in BEFORE:
+            OmegaConf.update(stored, key, BEFORE[key])
+            continue
         neutral = _off(default) or key in NEUTRAL or key.split(".")[0] in BESIDE
         if default == MISSING or not neutral:
             raise UserError(

@@ -1,5 +1,6 @@
 """Checks of evaluators' options, told in one sentence before a run starts."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
@@ -12,6 +13,9 @@ from numpy.typing import NDArray
 
 from balance.errors import UserError
 from eval.sets import EvalSet, MissingSet
+from eval.wording import NOT_MENTIONED, SEVERAL
+
+ENOUGH = 5  # images that must bear a value of a label for it to be a concept
 
 
 def options(name: str, config: Mapping[str, Any], needed: set[str], optional: set[str]) -> None:
@@ -123,6 +127,28 @@ def words_of(concepts: Any) -> dict[str, list[str]]:
     if isinstance(concepts, Mapping):
         return {str(k): [v] if isinstance(v, str) else [str(w) for w in v] for k, v in concepts.items()}
     return {str(concept): [str(concept)] for concept in concepts}
+
+
+def concepts_of(name: str, data: EvalSet, concepts: Any) -> dict[str, list[str]]:
+    """Concepts as `words_of` reads them, or those that the images of a set bear, where a label is named.
+
+    Args:
+        name: the evaluator's, for messages.
+        data: the set.
+        concepts: names, name -> words, or the name of a label: then each of its values that `ENOUGH` images bear.
+
+    Raises:
+        UserError: no sample has the label.
+        MissingSet: fewer than two concepts are borne by enough images.
+    """
+    if not isinstance(concepts, str):
+        return words_of(concepts)
+    need_field(name, data, concepts)
+    counts = Counter(str(known[concepts]) for known in data.labels if known.get(concepts) is not None)
+    found = sorted(value for value, n in counts.items() if n >= ENOUGH and value not in (NOT_MENTIONED, SEVERAL))
+    if len(found) < 2:
+        raise MissingSet(f"fewer than two values of {concepts} are borne by {ENOUGH} images of the set {data.name}.")
+    return words_of(found)
 
 
 @cache

@@ -18,7 +18,7 @@ from eval.embed import Embedder
 from eval.features import FeatureStore
 from eval.metric import Metric
 from eval.pixels import KEEP_BYTES, Pixels
-from eval.sets import EvalSet, MissingSet, load_set
+from eval.sets import EvalSet, HeldOut, MissingSet, load_set
 from models.factory import ModelBundle
 
 
@@ -164,7 +164,7 @@ def build_suite(
     evaluators: dict[str, Any],
     resamples: int = 1000,
     batch_size: int = 256,
-    held_out: Any = None,
+    held_out: HeldOut | None = None,
     keep_bytes: int = KEEP_BYTES,
     allow_pipe: bool = False,
     max_bad: float = 0.05,
@@ -178,7 +178,7 @@ def build_suite(
         evaluators: name -> {kind, set, options}.
         resamples: bootstrap resamples behind an interval.
         batch_size: pictures or texts embedded at a time.
-        held_out: image-text shards that a run holds back, for the set `held_out` and one more evaluator, `retrieval`;
+        held_out: image-text pairs that a run holds back, for the set `held_out` and one more evaluator, `retrieval`;
             None for none.
         keep_bytes: decoded pictures to keep for the next epoch or model, in bytes.
         allow_pipe: let the sets' `pipe:` addresses run shell commands.
@@ -193,7 +193,7 @@ def build_suite(
         sets[HELD_OUT] = {**(sets.get(HELD_OUT) or {}), "path": held_out}
         evaluators.setdefault("retrieval", {"kind": "retrieval", "set": HELD_OUT})
     elif HELD_OUT in sets and not (sets[HELD_OUT] or {}).get("path"):
-        missing[HELD_OUT] = "data.eval, which names pictures held out, is not given."
+        missing[HELD_OUT] = "neither data.eval nor data.holdout names pictures held out."
     suite = Suite([], {}, [], resamples, batch_size, pixels=Pixels(keep_bytes))
     used: set[str] = set()
     for name, options in evaluators.items():
@@ -211,7 +211,7 @@ def build_suite(
             try:
                 suite.sets[wanted] = load_set(wanted, sets[wanted], allow_pipe, max_bad)
             except MissingSet as error:
-                if wanted == HELD_OUT:  # the user named it for this run, so that it must be there
+                if wanted == HELD_OUT and held_out is not None and held_out.share is None:  # the user named it
                     raise
                 missing[wanted] = str(error)
         absent = [missing[wanted] for wanted in roles.values() if wanted in missing]

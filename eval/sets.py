@@ -7,6 +7,7 @@ transform.
 """
 
 import csv
+import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from balance.common.holdout import held_out
 from balance.common.structure import expecting
 from balance.errors import UserError
 from balance.stream.damage import Damage
@@ -29,13 +31,29 @@ from balance.stream.samples import (
 from balance.stream.shards import expand_braces, expand_shards
 from eval.features import content_key
 from eval.pixels import Picture
-from eval.wording import labels_by_wording
+from eval.wording import concepts_by_wording, labels_by_wording
 
 PICTURES = tuple(f".{extension}" for extension in IMAGE_EXTENSIONS)
 LAYOUT_FILES = ("classnames.txt", "dataset_type.txt")  # of CLIP_benchmark, whose shards lie in test/
 NO_ROW = "no row in the table of labels"
 NO_NAME, NO_NUMBER = "class number without a name", "class that is no number"
 FEW = 10  # samples that may be left out whatever their share, as in training
+
+
+MOST_HELD = 5_000  # images held out of the training data that are measured: more would narrow few intervals
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Image-text pairs that a run holds back.
+
+    Attributes:
+        shards: where they are.
+        share: of the samples of these shards, by key, where the run trains on the others; None where all are held out.
+    """
+
+    shards: list[str]
+    share: float | None = None
 
 
 class MissingSet(UserError):
@@ -113,10 +131,12 @@ def load_set(name: str, spec: Any, allow_pipe: bool = False, max_bad: float = 0.
 
     Args:
         name: its name, for messages.
-        spec: `path`: a CLIP_benchmark folder, a folder of picture files, or shards in any form that `data.train` takes;
-            with picture files, `labels`: a CSV file with a row per picture, and `file`: its column of paths inside the
-            folder, by default "file". Braces stand for names that a folder may have: `{imagenet,imagenet_sample}`.
-            `words`: attribute word lists; what captions say by them becomes labels (eval/wording.py).
+        spec: `path`: a `HeldOut`, a CLIP_benchmark folder, a folder of picture files, or shards in any form that
+            `data.train` takes; with picture files, `labels`: a CSV file with a row per picture, and `file`: its column
+            of paths inside the folder, by default "file". Braces stand for names that a folder may have:
+            `{imagenet,imagenet_sample}`.
+            `words`: attribute word lists, `concepts`: concept lists; what captions say by them becomes labels
+            (eval/wording.py).
         allow_pipe: let `pipe:` addresses through, which run a shell command for each shard.
         max_bad: the share of samples that may be left out; `FEW` always may.
 
@@ -127,23 +147,28 @@ def load_set(name: str, spec: Any, allow_pipe: bool = False, max_bad: float = 0.
     """
     with expecting(f"eval.sets.{name}"):
         spec = dict(spec)
-    unknown = set(spec) - {"path", "labels", "file", "words"}
+    unknown = set(spec) - {"path", "labels", "file", "words", "concepts"}
     if unknown or not spec.get("path"):
         has = ", ".join(sorted(map(str, spec))) or "nothing"
-        raise UserError(f"eval.sets.{name} takes path, labels, file and words; it has {has}.")
+        raise UserError(f"eval.sets.{name} takes path, labels, file, words and concepts; it has {has}.")
     found = _read_set(name, spec, allow_pipe)
     _check_share(found, max_bad)
-    words = spec.get("words") or []
-    if words:
-        try:
-            said = labels_by_wording(found.captions, [words] if isinstance(words, str) else words)
-        except UserError as error:
-            raise UserError(f"eval.sets.{name}.words: {error}") from error
-        found.labels = [{**known, **labels} for known, labels in zip(found.labels, said, strict=True)]
+    for key, read in (("words", labels_by_wording), ("concepts", concepts_by_wording)):
+        words = spec.get(key) or []
+        if words:
+            try:
+                said = read(found.captions, [words] if isinstance(words, str) else words)
+            except UserError as error:
+                raise UserError(f"eval.sets.{name}.{key}: {error}") from error
+            found.labels = [{**known, **labels} for known, labels in zip(found.labels, said, strict=True)]
     return found
 
 
 def _read_set(name: str, spec: dict[str, Any], allow_pipe: bool) -> EvalSet:
+    if isinstance(spec["path"], HeldOut) and spec["path"].share is not None:
+        return _load_share(name, spec["path"].shards, spec["path"].share)
+    if isinstance(spec["path"], HeldOut):
+        return _load_shards(name, spec["path"].shards, None, allow_pipe)
     path, labels = _the_one_there(name, spec["path"], spec.get("labels"))
     folder = Path(path) if isinstance(path, str) else None
     if folder is not None and folder.is_dir() and not (folder / "classnames.txt").is_file():
@@ -189,6 +214,42 @@ def _load_shards(name: str, path: Any, folder: Path | None, allow_pipe: bool) ->
     if not found.encoded:
         raise MissingSet(
             f"The evaluation set {name} ({path}) has no usable sample: {found.left_out() or 'its shards are empty'}."
+        )
+    return found
+
+
+def _by_name(shard: str) -> bytes:
+    return hashlib.md5(os.path.basename(shard).encode("utf-8", "surrogateescape"), usedforsecurity=False).digest()
+
+
+def _load_share(name: str, shards: list[str], share: float) -> EvalSet:
+    """What is held out of training shards, from as many as it takes, in an order that has no regard to sources."""
+    found = EvalSet(name, [], [], [])
+
+    def damaged(shard: str, damage: Damage) -> None:
+        lost = round(damage.lost() * share)
+        if lost:
+            found.leave_out(damage.cause, shard, lost)
+
+    for shard in sorted(shards, key=_by_name):
+        seen: set[str] = set()
+        for raw in read_shard(shard, on_bad=partial(damaged, shard)):
+            key = str(raw["__key__"])
+            if held_out([key], share)[0] and key not in seen:
+                seen.add(key)  # of those that share a key the first, as in training
+                try:
+                    _add(found, raw, need_caption=True)
+                except BadSample as error:
+                    found.leave_out(error.cause, key)
+        if len(found) >= MOST_HELD:
+            break
+    found.encoded, found.labels = found.encoded[:MOST_HELD], found.labels[:MOST_HELD]
+    found.captions, found.keys = found.captions[:MOST_HELD], found.keys[:MOST_HELD]
+    _leave_out_broken(found)
+    if len(found) < 2:
+        raise MissingSet(
+            f"data.holdout={share:g} holds out {len(found)} of the training samples, too few to measure on; raise it, "
+            "or name shards by data.eval."
         )
     return found
 
@@ -264,8 +325,8 @@ def _read_table(name: str, path: Path, column: str) -> dict[str, dict[str, Any]]
     return {row[column]: {key: value for key, value in row.items() if key != column} for row in rows}
 
 
-def _add(found: EvalSet, raw: RawSample) -> None:
-    sample = parse_sample(raw, need_caption=False)
+def _add(found: EvalSet, raw: RawSample, need_caption: bool = False) -> None:
+    sample = parse_sample(raw, need_caption=need_caption)
     labels = dict(sample.meta)
     if "cls" in raw:
         labels["cls"] = _class_number(raw["cls"], found.classnames)

@@ -9,6 +9,8 @@ import numpy as np
 
 from balance.labels.captions import CaptionSource
 
+BY_WORDING = "caption_"  # what the names of such labels begin with
+CONCEPT = f"{BY_WORDING}concept"
 NOT_MENTIONED = "not mentioned"
 SEVERAL = "several"
 
@@ -40,5 +42,33 @@ def labels_by_wording(captions: Sequence[Sequence[str]], words: Sequence[str]) -
         for labels, texts, row in zip(found, captions, s[:, columns], strict=True):
             if texts:
                 said = [value for value, told in zip(values, row, strict=True) if told == 1]
-                labels[f"caption_{attribute}"] = NOT_MENTIONED if not said else said[0] if len(said) == 1 else SEVERAL
+                labels[f"{BY_WORDING}{attribute}"] = _one_of(said)
     return found
+
+
+def concepts_by_wording(captions: Sequence[Sequence[str]], concepts: Sequence[str]) -> list[dict[str, str]]:
+    """Read off captions what is shown or done.
+
+    Args:
+        captions: for each picture its captions, possibly none.
+        concepts: concept lists, such as `occupations` (conf/words), or paths that end in .yaml.
+
+    Returns:
+        For each picture `caption_concept` -> the one concept of all lists that its captions mention; `several` or
+        `not mentioned` otherwise. Pictures without captions have no label.
+
+    Raises:
+        UserError: a word list isn't there, or is one of an attribute.
+    """
+    source = CaptionSource({"kind": "captions", "concepts": list(concepts)})
+    owner = np.repeat(np.arange(len(captions)), [len(texts) for texts in captions])
+    _, y = source.annotate_texts([text for texts in captions for text in texts], owner, len(captions))
+    found: list[dict[str, str]] = []
+    for texts, row in zip(captions, y, strict=True):
+        said = np.flatnonzero(row)
+        found.append({CONCEPT: _one_of([source.y_names[r] for r in said])} if texts else {})
+    return found
+
+
+def _one_of(said: Sequence[str]) -> str:
+    return said[0] if len(said) == 1 else SEVERAL if said else NOT_MENTIONED

@@ -34,6 +34,7 @@ from eval.metric import read_metrics
 from eval.report.page import format_interval, format_number
 from eval.report.rundata import RunData, by_name, load_run
 from eval.runner import Suite, build_suite, check_kinds
+from eval.sets import HeldOut
 from models.factory import ModelBundle, create
 from models.precision import resolve_device
 from models.start import find_start
@@ -109,7 +110,9 @@ def load_suite(config: dict[str, Any], allow_pipe: bool, kinds: list[str]) -> Su
     data, wanted, held_out = config["data"], config["eval"], None
     check_kinds(wanted["evaluators"], "The run's config.yaml", kinds)
     if data.get("eval") is not None:
-        held_out = expand_shards(data["eval"], "data.eval", allow_pipe)
+        held_out = HeldOut(expand_shards(data["eval"], "data.eval", allow_pipe))
+    elif data.get("holdout"):
+        held_out = HeldOut(expand_shards(data["train"], "data.train", allow_pipe), data["holdout"])
     return build_suite(
         wanted["sets"],
         wanted["evaluators"],

@@ -93,7 +93,7 @@ def test_a_good_run_is_described_and_not_started(
         (["data.batch_size=4000"], "fewer than one batch of 4,000"),
         (["data.workers=5"], "There are 3 shards for 5 readers"),
         (["dry.processes=7"], "There are 3 shards for 7 readers"),
-        (["data.eval=null", "eval.evaluators={}"], "Nothing would be evaluated"),
+        (["data.eval=null", "data.holdout=0", "eval.evaluators={}"], "Nothing would be evaluated"),
         (["schedule.epochs=100"], "would be seen about"),
         (["balance.keep=0.99"], "can't be met"),
         (["eval.evaluators={job: {kind: zeroshot, set: faces, label: occupation, classes: [nurse, doctor, chef],"

@@ -10,7 +10,7 @@ import pytest
 from balance.errors import UserError
 from eval.evaluators.zeroshot import ZeroShot
 from eval.runner import build_suite
-from eval.sets import NO_NAME, NO_NUMBER, MissingSet, load_set
+from eval.sets import NO_NAME, NO_NUMBER, HeldOut, MissingSet, load_set
 from tests.tiny import picture, write_tar
 
 CUT = picture(1, 64)[:-200]
@@ -29,7 +29,7 @@ def test_one_cut_image_is_left_out_and_said(tmp_path: Path) -> None:
     rows = [(f"{k}", {"jpg": picture(k), "txt": b"a man"}) for k in range(5)]
     shard = write_tar(tmp_path / "0.tar", [("cut", {"jpg": CUT, "txt": b"a man"}), *rows])
     evaluators = {"retrieval": {"kind": "retrieval", "set": "held_out"}}
-    suite = build_suite({}, evaluators, 10, 4, held_out=[str(shard)])
+    suite = build_suite({}, evaluators, 10, 4, held_out=HeldOut([str(shard)]))
     assert suite.sets_read() == {
         "held_out": {"images": 5, "left_out": {UNDECODABLE: 1}, "examples": {UNDECODABLE: "cut"}}
     }

@@ -14,6 +14,7 @@ from conf.steering import named_metrics
 from eval.foreseen import check_measured
 from eval.metric import Metric
 from eval.runner import Suite, build_suite
+from eval.sets import HeldOut
 from eval.stopping import Stopper, verdicts
 from tests.launching import EVALUATORS, tiny_overrides
 
@@ -75,7 +76,9 @@ def test_what_is_measured_passes_and_what_can_not_be_known_is_left_to_the_first_
     more = ["stop.targets={rb/mean_parity: 0.1, mine/anything: 1}", "checkpoint.best=stop/score"]
     config = configuration(world, tmp_path, *more, "stop.quality={job/top1: 0.1, retrieval/image_to_text_r5: 0.1}")
     wanted = config.eval
-    check_measured(named_metrics(config), build_suite(wanted.sets, wanted.evaluators, 2, 8, config.data.eval))
+    check_measured(
+        named_metrics(config), build_suite(wanted.sets, wanted.evaluators, 2, 8, HeldOut([config.data.eval]))
+    )
     check_measured([("checkpoint.best=eval/seconds", "eval/seconds")], Suite([], {}, [], 2, 8))
 
 

@@ -12,7 +12,7 @@ from eval.evaluators.parity import Parity
 from eval.foreseen import check_measured
 from eval.metric import read_metrics
 from eval.runner import build_suite
-from eval.sets import MissingSet, load_set
+from eval.sets import HeldOut, MissingSet, load_set
 from eval.wording import labels_by_wording
 from tests.launching import model_overrides
 from tests.made_features import Features, data, measure
@@ -94,11 +94,11 @@ def test_what_lacks_the_same_is_told_once() -> None:
     gone = {"kind": "parity", "set": "gone", "prompts": PROMPTS}
     suite = build_suite(SETS, {"a": gone, "held": HELD, "b": gone})
     assert [sentence.partition(":")[0] for sentence in suite.skipped] == ["a, b are skipped", "held is skipped"]
-    assert suite.skipped[1] == "held is skipped: data.eval, which names pictures held out, is not given."
+    assert suite.skipped[1] == "held is skipped: neither data.eval nor data.holdout names pictures held out."
 
 
 def test_a_set_where_everybody_has_a_gender_leaves_the_rest(tmp_path: Path) -> None:
-    suite = build_suite(SETS, {"held": HELD}, held_out=held_out(tmp_path, ["A man.", "A woman."]))
+    suite = build_suite(SETS, {"held": HELD}, held_out=HeldOut([held_out(tmp_path, ["A man.", "A woman."])]))
     assert [evaluator.name for evaluator in suite.evaluators] == ["retrieval"]
     why = r"held is skipped: no picture of the set held_out has caption_gender=not mentioned"
     with pytest.raises(UserError, match=why):

@@ -202,6 +202,7 @@ def test_the_suites_find_what_was_prepared_without_a_word_on_names(
     tmp_path: Path, suite: str, elsewhere: set[str]
 ) -> None:
     everything(tmp_path / "in")
+    (tmp_path / "out").mkdir()
     wanted = compose([f"eval={suite}", f"eval.root={tmp_path / 'out'}", "data.train=x"]).eval
     needed = {"full": ("utkface", "ieat", "oasis", "omi", "morphs", "imagenet", "flickr8k")}.get(suite)
     for source in needed or ("utkface", "imagenet"):

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from balance.common.holdout import sql_of_kept
 from balance.errors import UserError
 from balance.m4.cells import Cells
 
@@ -55,6 +56,7 @@ def count_parquet(
     threads: int | None = None,
     bins: int | None = None,
     temp_directory: str | None = None,
+    holdout: float = 0.0,
 ) -> Cells:
     """Count the distinct (s, y) patterns of attribute files.
 
@@ -65,6 +67,7 @@ def count_parquet(
         threads: DuckDB's threads; all cores by default.
         bins: round s to multiples of 1/bins.
         temp_directory: where DuckDB spills.
+        holdout: share of the samples that is held out by key, and not counted.
 
     Raises:
         UserError: no files, or files whose columns differ.
@@ -78,9 +81,10 @@ def count_parquet(
         raise UserError(f"bins is {bins}: give a whole number of at least 1, or leave it out to keep s exact")
     words = [f"y.{w}" for w in range(-(-len(names["y_names"]) // 64))]
     columns = [f"s.{name}" for name in names["s_names"]]
-    table, s_error = _group(paths, columns, words, memory_limit, threads, bins, temp_directory)
+    table, s_error = _group(paths, columns, words, memory_limit, threads, bins, temp_directory, holdout)
     if len(table) == 0:
-        raise UserError(f"the {len(paths)} attribute files hold no samples: annotate again")
+        beside = f" beside those held out by holdout={holdout:g}: lower it, or" if holdout else ":"
+        raise UserError(f"the {len(paths)} attribute files hold no samples{beside} annotate again")
     s = np.column_stack([np.asarray(table[f"k{i}"], np.float64) for i in range(len(columns))])
     bits = [np.asarray(table[f"k{len(columns) + w}"], np.uint64) for w in range(len(words))]
     cells = Cells.from_arrays(
@@ -107,6 +111,7 @@ def _group(
     threads: int | None,
     bins: int | None,
     temp_directory: str | None,
+    holdout: float,
 ) -> tuple[pa.Table, float]:
     """The group-by itself, and the largest change that rounding made."""
     settings: dict[str, Any] = {"preserve_insertion_order": False}
@@ -124,7 +129,8 @@ def _group(
     error = "0.0" if bins is None else f"greatest({', '.join([*changes, '0.0'])})"
     with duckdb.connect(config=settings) as connection:
         try:
-            query = f"SELECT {selected}, count(*) AS samples, {error} AS change FROM read_parquet(?) GROUP BY ALL"
+            source = f"read_parquet(?) WHERE {sql_of_kept(holdout)}"
+            query = f"SELECT {selected}, count(*) AS samples, {error} AS change FROM {source} GROUP BY ALL"
             table: pa.Table = connection.sql(query, params=[paths]).to_arrow_table()
         except duckdb.Error as cause:
             first = str(cause).splitlines()[0]

@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from balance.common.holdout import held_out
 from balance.errors import UserError
 from balance.labels.attributes import ShardAttributes, read_attributes
 from balance.stream.decode import decode_train
@@ -60,6 +61,7 @@ class StreamConfig:
         fast_decode: scaled JPEG decoding (see `balance.stream.decode`).
         rank: number of this process.
         world: number of processes.
+        holdout: share of the samples that is held out by key, and never used.
     """
 
     batch_size: int
@@ -71,6 +73,7 @@ class StreamConfig:
     fast_decode: bool = False
     rank: int = 0
     world: int = 1
+    holdout: float = 0.0
 
 
 @dataclass
@@ -111,9 +114,13 @@ BatchMaker = Callable[[list[Use], StreamConfig, int, Tokenizer], Batch]
 """Stage 3: the uses of a batch, the stream's configuration, the epoch and the tokenizer to a batch."""
 
 
-def shard_repeats(attributes: ShardAttributes, rates: Rates, seed: int, epoch: int) -> NDArray[np.int64]:
-    """How often each sample of a shard is used in an epoch; shape (n,)."""
-    return repeats(rates(attributes.s, attributes.y), attributes.keys, seed, epoch)
+def shard_repeats(
+    attributes: ShardAttributes, rates: Rates, seed: int, epoch: int, holdout: float = 0.0
+) -> NDArray[np.int64]:
+    """How often each sample of a shard is used in an epoch, those held out never; shape (n,)."""
+    used = repeats(rates(attributes.s, attributes.y), attributes.keys, seed, epoch)
+    used[held_out(attributes.keys, holdout)] = 0
+    return used
 
 
 def uses(
@@ -123,6 +130,7 @@ def uses(
     todo: Sequence[Piece],
     seed: int,
     epoch: int,
+    holdout: float = 0.0,
 ) -> Iterator[Use]:
     """Stage 1: the accepted uses of a worker's pieces, in the order of the files.
 
@@ -131,7 +139,7 @@ def uses(
     """
     for piece in todo:
         attributes = read_attributes(files[piece.shard])
-        counts = shard_repeats(attributes, rates, seed, epoch)
+        counts = shard_repeats(attributes, rates, seed, epoch, holdout)
         before = np.concatenate([[0], np.cumsum(counts)])
         row, keys = 0, attributes.keys
         for raw in read_shard(shards[piece.shard], on_bad=lambda cause: None):
@@ -246,7 +254,7 @@ class _EpochDataset(IterableDataset[Batch]):
             self.counts, config.seed, self.epoch, config.batch_size, config.rank, config.world, worker, workers
         )
         rng = np.random.default_rng([config.seed, self.epoch, config.rank, worker])
-        accepted = uses(stream.shards, stream.files, stream.rates, todo, config.seed, self.epoch)
+        accepted = uses(stream.shards, stream.files, stream.rates, todo, config.seed, self.epoch, config.holdout)
         skip = self.skip // workers + (worker < self.skip % workers)
         for made, batch in enumerate(shuffled(accepted, config.shuffle, config.batch_size, rng)):
             if made >= skip:
@@ -290,7 +298,8 @@ class BalancedStream:
 
     def counts(self, epoch: int) -> list[int]:
         """Accepted uses per shard in an epoch."""
-        return [int(shard_repeats(read_attributes(f), self.rates, self.config.seed, epoch).sum()) for f in self.files]
+        seed, holdout = self.config.seed, self.config.holdout
+        return [int(shard_repeats(read_attributes(f), self.rates, seed, epoch, holdout).sum()) for f in self.files]
 
     def batches_in(self, counts: Sequence[int]) -> int:
         """Batches of each rank in an epoch with these counts."""

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from balance.errors import UserError
 from eval.embed import Embedder
 from eval.metric import Metric
-from eval.options import fill_templates, groups_by, labels_of, need_field, options, words_of
-from eval.sets import EvalSet
+from eval.options import concepts_of, fill_templates, groups_by, labels_of, need_field, options, rows_where
+from eval.sets import EvalSet, MissingSet
 from eval.stats import Floats, statistic_interval
+from eval.wording import BY_WORDING
 
 Rows = NDArray[np.int64]
 
@@ -51,7 +52,8 @@ class Association:
     Options:
         label: the label of the group, such as `gender`.
         positive, negative: its two values that are compared; each one value, or a list of values that mean the same.
-        concepts: names, or name -> words.
+        concepts: names, or name -> words, or the name of a label whose values are taken, those that enough images bear.
+        where: label -> value, or values; only images that carry one of these values of each label are measured.
         templates: prompts with `{c}`; "a photo of a {c}" by default.
         pairs: pairs of concepts compared with each other alone, each by a softmax over the two.
         by: a label, or several. AB and the pairs are then also given within each of its groups, and
@@ -65,10 +67,10 @@ class Association:
 
     def __init__(self, name: str, config: dict[str, Any], data: EvalSet) -> None:
         self.name, self.data = name, data
-        options(name, config, {"label", "positive", "negative"}, {"concepts", "templates", "pairs", "by"})
+        options(name, config, {"label", "positive", "negative"}, {"concepts", "templates", "pairs", "by", "where"})
         need_field(name, data, config["label"])
         templates = config.get("templates") or ["a photo of a {c}"]
-        self.concepts = words_of(config.get("concepts") or [])
+        self.concepts = concepts_of(name, data, config.get("concepts") or [])
         self.pairs = [tuple(map(str, pair)) for pair in config.get("pairs") or []]
         if len(self.concepts) == 1 or not (self.concepts or self.pairs):
             raise UserError(f"eval.evaluators.{name} needs at least two concepts, or pairs of them.")
@@ -76,13 +78,18 @@ class Association:
             raise UserError(f"eval.evaluators.{name}.pairs must hold two concepts each.")
         self.prompts = fill_templates(name, templates, self.concepts)
         self.pair_prompts = [fill_templates(name, templates, {c: [c] for c in pair}) for pair in self.pairs]
+        self.rows = rows_where(name, data, config.get("where"))
         self.all = Sides("", self._side(config, "positive"), self._side(config, "negative"))
         self.within, self.skipped = self._by(config.get("by"))
 
     def _side(self, config: dict[str, Any], side: str) -> Rows:
         label, wanted = config["label"], config[side]
         values = {str(value) for value in (wanted if isinstance(wanted, (list, tuple)) else [wanted])}
-        rows = [row for row, known in enumerate(self.data.labels) if str(known.get(label)) in values]
+        rows = [row for row in self.rows.tolist() if str(self.data.labels[row].get(label)) in values]
+        if not rows and label.startswith(BY_WORDING):  # what captions say is not the user's to mend
+            raise MissingSet(
+                f"no picture of the set {self.data.name} that counts has {label}={'|'.join(sorted(values))}."
+            )
         if not rows:
             there = sorted({str(known.get(label)) for known in self.data.labels})[:20]
             raise UserError(

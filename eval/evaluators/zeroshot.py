@@ -8,7 +8,7 @@ import numpy as np
 from balance.errors import UserError
 from eval.embed import Embedder
 from eval.metric import Metric
-from eval.options import fill_templates, groups_by, need_field, options, words_of
+from eval.options import concepts_of, fill_templates, groups_by, need_field, options
 from eval.sets import EvalSet
 from eval.stats import Floats, mean_interval, statistic_interval
 
@@ -18,7 +18,8 @@ class ZeroShot:
 
     Options:
         label: the JSON field with the class; by default the `.cls` number of CLIP_benchmark's layout.
-        classes: names, or value of the label -> words; by default the set's `classnames.txt`.
+        classes: names, or value of the label -> words, or the name of a label whose values are taken, those that enough
+            images bear; by default the set's `classnames.txt`.
         templates: prompts with `{c}`; by default those of the set, or else "a photo of a {c}".
         by: a label, or several, of who is shown: top-1 is then also given for each group, with the lowest
             (`worst_group`) and the distance between the highest and the lowest (`group_gap`).
@@ -35,7 +36,7 @@ class ZeroShot:
         label = config.get("label") or "cls"
         need_field(name, data, label)
         if config.get("classes"):
-            classes = words_of(config["classes"])
+            classes = concepts_of(name, data, config["classes"])
         elif data.classnames:
             classes = {str(number): [word] for number, word in enumerate(data.classnames) if word}
         else:
