@@ -23,6 +23,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, set_seed
 
+from balance.common.workers import too_many_workers
 from balance.files import write_whole
 from balance.prepare import save_balance
 from balance.progress import ProgressLine
@@ -247,8 +248,9 @@ def prepare(
     # ------------------------------------------------------------------ evaluation sets, attributes, plan
     suite = create_suite(config, held_out, shards)
     check_measured(named_metrics(config), suite)
+    crowded = too_many_workers(config.data.workers * int(os.environ.get("LOCAL_WORLD_SIZE", world)))
     missing = missing_packages() if config.data.fast_decode else None
-    for sentence in [*suite.skipped, *([missing] if missing else [])]:
+    for sentence in [*suite.skipped, *filter(None, [crowded, missing])]:
         say(f"note: {sentence}")
     with accelerator.main_process_first():  # the first labels the shards, the others find them labelled
         specs = stage_specs(config.stages, config.balance)

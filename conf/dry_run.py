@@ -14,7 +14,9 @@ import numpy as np
 import torch
 
 from balance.common.terminal import Table, terminal
+from balance.common.workers import too_many_workers
 from balance.errors import UserError
+from balance.labels.pictures import doubtful_labels
 from balance.stages import Stages
 from conf.cut_captions import cut_texts, find_cut_captions
 from conf.run import not_begun
@@ -28,6 +30,8 @@ from models.factory import ModelBundle
 
 GIB = 2**30
 OFTEN = 40  # passes over the accepted samples from which on repeating them is worth a warning
+FEW_BATCHES = 10  # in a pass over the data, below which steps are hardly those of a data set
+FEW_IMAGES = 100  # in an evaluation set, below which its intervals tell little
 FEW = 0.1  # mean rate below which it is worth one, too
 
 
@@ -158,11 +162,16 @@ def _schedule(found: DryRun, config: Config, stages: Stages, world: int) -> Cloc
             f"A pass over the data accepts about {accepted:,} samples, fewer than one batch of {batch:,}; lower "
             "data.batch_size, raise the keep rate, or add data."
         )
+    elif accepted < FEW_BATCHES * batch:
+        found.warnings.append(
+            f"A pass over the data accepts about {accepted:,} samples, which is {accepted / batch:.1f} batches of "
+            f"{batch:,}: too little to train much on; lower data.batch_size, or add data."
+        )
     try:
         clock = Clock(schedule.epoch_samples or stages.expected, batch, schedule.epochs, schedule.warmup)
         ends = stages.ends(clock.total_steps)
     except UserError as error:
-        if accepted >= batch:
+        if accepted >= batch or schedule.epoch_samples is not None:
             found.warnings.append(str(error))
         return None
     found.add(
@@ -192,9 +201,8 @@ def _data(
             f"There are {len(shards)} shards for {readers} readers, so that some read parts of the same one and pass "
             "over the rest; make more and smaller shards, or lower data.workers."
         )
-    cores = os.cpu_count() or 1
-    if config.data.workers * world > cores > 1 and config.dry.processes is None:
-        found.warnings.append(f"{config.data.workers * world} loader workers would share {cores} cores.")
+    crowded = too_many_workers(config.data.workers * world) if config.dry.processes is None else ""
+    found.warnings += [*filter(None, [crowded]), *doubtful_labels(config.attributes)]
     for sentence in dict.fromkeys(one for balance in stages.balances for one in balance.losses):
         found.warnings.append(f"{sentence}.")
     for spec, balance in zip(stages.specs, stages.balances, strict=True):
@@ -218,6 +226,12 @@ def _evaluation(
     world: int,
 ) -> None:
     found.warnings += suite.skipped
+    small = [f"{name} {len(data)}" for name, data in suite.sets.items() if len(data) < FEW_IMAGES]
+    if small:
+        found.warnings.append(
+            f"Evaluation sets of fewer than {FEW_IMAGES} images ({', '.join(small)}): their figures will hardly tell "
+            "runs apart; add images, or raise data.holdout."
+        )
     if not suite.evaluators:
         found.warnings.append(
             "Nothing would be evaluated: no evaluation set is there, and neither data.eval nor data.holdout holds any."

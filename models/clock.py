@@ -24,7 +24,7 @@ class Clock:
         if self.epoch_steps == 0:
             raise UserError(
                 f"An epoch of {epoch_samples} samples does not fill one batch of {batch} over all processes; "
-                "lower data.batch_size, raise the keep rate, or add data."
+                "lower data.batch_size, raise schedule.epoch_samples or the keep rate, or add data."
             )
         self.total_steps = self.epoch_steps * epochs
         self.warmup_steps = round(self.total_steps * warmup)

@@ -6,7 +6,6 @@ Beside the groups `data` and `attributes` of train.py: out (folder), workers (pr
 (local or ray), ray.address, check_images, need_caption, max_bad, progress, device and precision (of a picture model).
 """
 
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,11 +17,12 @@ if __name__ == "__main__":  # the project's folder, whichever folder the command
 import conf.runtime  # noqa: F401  # isort: skip  # before torch
 
 from balance.common.terminal import say
+from balance.common.workers import cores
 from balance.errors import UserError
 from balance.labels.annotate import annotate_shards
 from balance.labels.annotators import EncoderFactory
 from balance.labels.attributes import build_annotator
-from balance.labels.pictures import Encoder
+from balance.labels.pictures import Encoder, doubtful_labels
 from balance.labels.summary import Summary
 from balance.stream.shards import expand_shards
 from conf.cli import compose
@@ -52,6 +52,8 @@ def main(arguments: list[str]) -> None:
     shards = expand_shards(config.data.train, "data.train", config.data.allow_pipe)
     annotator = build_annotator(config.attributes, _encoder(options), shards)
     print(f"{len(shards)} shards; {len(annotator.s_names)} attribute columns, {len(annotator.y_names)} concepts")
+    for sentence in doubtful_labels(config.attributes):
+        say(f"note: {sentence}")
     annotate_shards(
         shards,
         annotator,
@@ -80,8 +82,7 @@ def _encoder(options: Mapping[str, Any]) -> EncoderFactory:
 def _workers(options: Mapping[str, Any]) -> int:
     if options["workers"] is not None:
         return int(options["workers"])
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    return cores if cores > 1 else 0
+    return cores() if cores() > 1 else 0
 
 
 def _print_summary(summary: Summary) -> None:

@@ -4,7 +4,7 @@
 
 where model is, say, '{name: ViT-B-32, pretrained: laion2b_s34b_b79k}'.
 
-Half of the pictures (by hash of the key) fits, the other half checks. Prints the two lines for the prompts file, and
+Half of the pictures (by hash of the key) fits, the other half checks. Prints the three lines for the prompts file, and
 for the checking half the accuracy, the log loss and the expected calibration error, before and after. Settings beside
 those: most (pictures used at most), device, precision, data.allow_pipe (run `pipe:` addresses).
 """
@@ -29,15 +29,19 @@ from balance.stream.shards import expand_shards
 from conf.command import run_command, split_options
 
 OPTIONS: dict[str, Any] = {"data.train": "", "prompts": "", "field": "", "positive": "", "negative": "", "model": {}}
+NEEDED = tuple(OPTIONS)
 OPTIONS |= {"most": 5000, "device": "auto", "precision": "auto", "data.allow_pipe": False}
 
 
 def main(arguments: list[str]) -> None:
     options, rest = split_options(arguments, OPTIONS)
-    missing = [key for key in ("data.train", "prompts", "field", "positive", "negative", "model") if not options[key]]
+    missing = [key for key in NEEDED if not options[key]]
     if rest or missing:
-        wrong = f"no setting {rest[0]}" if rest else f"{missing[0]} must be given"
-        raise UserError(f"calibrate: {wrong}; see python scripts/calibrate.py --help.")
+        wrong = f"there is no setting {rest[0].partition('=')[0]}" if rest else f"{missing[0]} must be given"
+        raise UserError(
+            f"calibrate: {wrong}; it needs {', '.join(NEEDED)}, and may be given "
+            f"{', '.join(key for key in OPTIONS if key not in NEEDED)}."
+        )
     from scripts.picture_encoder import encoder_factory  # torch takes seconds
 
     encoder = encoder_factory(options["device"], options["precision"])(options["model"])
@@ -54,6 +58,7 @@ def main(arguments: list[str]) -> None:
     before = source.scale * margin[~fitting] + source.shift
     for name, logit in (("before", before), ("after", scale * margin[~fitting] + shift)):
         print(f"# {name}: {quality(logit, label[~fitting])}, n = {(~fitting).sum()}")
+    print(f"accuracy: {right(scale * margin[~fitting] + shift, label[~fitting]):.3f}")
 
 
 def labelled(options: dict[str, Any]) -> tuple[list[Sample], NDArray[np.float64]]:
@@ -77,13 +82,18 @@ def labelled(options: dict[str, Any]) -> tuple[list[Sample], NDArray[np.float64]
     return [samples[i] for i in order], np.array(labels)[order]
 
 
+def right(logit: NDArray[np.float64], label: NDArray[np.float64]) -> float:
+    """Share of labels that the nearer value gets right."""
+    return float(((logit > 0) == label).mean())
+
+
 def quality(logit: NDArray[np.float64], label: NDArray[np.float64]) -> str:
     """Accuracy, log loss, and expected calibration error over ten equal bins of p."""
     p = expit(logit)
     loss = -(label * log_expit(logit) + (1 - label) * log_expit(-logit)).mean()
     place = np.minimum((p * 10).astype(int), 9)
     gaps = [abs(p[place == b].mean() - label[place == b].mean()) * (place == b).mean() for b in np.unique(place)]
-    return f"accuracy {((p > 0.5) == label).mean():.3f}, log loss {loss:.3f}, calibration error {sum(gaps):.3f}"
+    return f"accuracy {right(logit, label):.3f}, log loss {loss:.3f}, calibration error {sum(gaps):.3f}"
 
 
 if __name__ == "__main__":

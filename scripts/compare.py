@@ -14,7 +14,7 @@ from conf.command import run_command, split_paths
 from eval.report.page import format_interval, format_number
 from eval.report.run_charts import headline_chart
 from eval.report.run_page import render
-from eval.report.run_tables import headline_table
+from eval.report.run_tables import headline_table, unequal_length
 from eval.report.rundata import RunData, load_run
 from eval.treatments import paired_table
 
@@ -30,6 +30,8 @@ def main(arguments: list[str]) -> int:
             raise UserError(f"{run.folder} has no evaluation yet; compare runs that have.")
     console = terminal()
     console.print(summary(runs))
+    if unequal := unequal_length(runs):
+        say(f"note: {unequal}")
     paired = paired_table(runs)
     if paired:
         console.print(seeds(paired))

@@ -1,5 +1,6 @@
 """Comparing runs: pairs by seed, their statistics, and the command."""
 
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -86,6 +87,24 @@ def test_runs_of_a_sweep_may_have_a_value_in_their_name(
         runpy.run_path(str(ROOT / "scripts" / "compare.py"), run_name="__main__")
     assert end.value.code == 0
     assert "lr=0.1" in capsys.readouterr().out
+
+
+def test_runs_of_other_lengths_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [make_run(tmp_path, name) for name in ("short", "long")]
+    page = tmp_path / "page.html"
+    assert main([*map(str, folders), f"out={page}"]) == 0
+    assert "The runs differ" not in page.read_text() + capsys.readouterr().out
+    last = {"step": 50, "epoch": 2.0, "samples": 6_400, "name": "train/loss", "value": 1.0, "low": None, "high": None}
+    for folder, more in zip(folders, ({}, {"samples": 7_680}), strict=True):
+        with (folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(last | more) + "\n")
+    assert main([*map(str, folders), f"out={page}"]) == 0
+    said = (
+        "The runs differ in samples and samples of an epoch, which may explain other differences. "
+        "short: 6,400 samples, 3,200 samples of an epoch; long: 7,680 samples, 3,840 samples of an epoch."
+    )
+    assert said in page.read_text()
+    assert f"note: {said}" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(

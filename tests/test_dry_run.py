@@ -9,11 +9,12 @@ import torch
 
 import train
 from balance.errors import UserError
+from balance.labels.pictures import PROMPTS_FOLDER, load_prompts
 from conf.cli import compose
 from models.cost import measure_cost, shape_of
 from models.factory import create
 from models.losses import ContrastiveLoss, contrastive_loss
-from tests.launching import MODEL, tiny_overrides
+from tests.launching import MODEL, run, tiny_overrides
 from tests.tiny import people_shards
 
 
@@ -92,6 +93,9 @@ def test_a_good_run_is_described_and_not_started(
     [
         (["data.batch_size=4000"], "fewer than one batch of 4,000"),
         (["data.workers=5"], "There are 3 shards for 5 readers"),
+        (["data.batch_size=50"], "batches of 50: too little to train much on"),
+        ([], "Evaluation sets of fewer than 100 images (faces 30, held_out 30): their figures will hardly tell"),
+        (["schedule.epoch_samples=10"], "warning: An epoch of 10 samples does not fill one batch of 16"),
         (["dry.processes=7"], "There are 3 shards for 7 readers"),
         (["data.eval=null", "data.holdout=0", "eval.evaluators={}"], "Nothing would be evaluated"),
         (["schedule.epochs=100"], "would be seen about"),
@@ -105,6 +109,36 @@ def test_what_would_go_wrong_is_said(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], sentence: str
 ) -> None:
     assert sentence in told(world, tmp_path, capsys, *more)
+
+
+def test_more_workers_than_cores_are_a_warning_and_a_note(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sentence = "2 loader workers would share 1 core(s), which is slower than fewer; lower data.workers."
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0})
+    assert f"warning: {sentence}" in told(world, tmp_path, capsys, "data.workers=2")
+    # What warns is an error in these tests, so that torch's own warnings would end the run.
+    assert run(world, tmp_path, "name=a", "data.workers=2", "schedule.epochs=1") == 0
+    assert f"note: {sentence}" in capsys.readouterr().out
+    assert "loader workers" not in told(world, tmp_path, capsys, "data.workers=1", "overwrite=true")
+
+
+def test_labels_by_images_that_are_often_wrong_are_a_warning(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert not train.main(compose(tiny_overrides(world, tmp_path, "name=b", "schedule.epochs=1")))
+    (made,) = [path for path in (tmp_path / "attributes").iterdir() if path.is_dir()]
+    given = [f"attributes.files={made}", "attributes.name=pictures"]
+    unknown = told(world, tmp_path, capsys, *given, "attributes.sources=[{kind: pictures, prompts: gender}]")
+    assert "the labels by images with the prompts gender are right is not known: measure it" in unknown
+    prompts = tmp_path / "mine.yaml"
+    for accuracy, doubtful in ((0.535, True), (0.9, False)):
+        prompts.write_text((PROMPTS_FOLDER / "gender.yaml").read_text() + f"accuracy: {accuracy}\n")
+        said = told(world, tmp_path, capsys, *given, f"attributes.sources=[{{kind: pictures, prompts: {prompts}}}]")
+        assert (f"the prompts {prompts} are right for 53.5% of labelled images" in said) == doubtful
+    prompts.write_text((PROMPTS_FOLDER / "gender.yaml").read_text() + "accuracy: high\n")
+    with pytest.raises(UserError, match=r"accuracy=high must lie in \[0, 1\]"):
+        load_prompts(str(prompts))
 
 
 def test_damaged_shards_are_a_warning(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -215,7 +215,17 @@ def test_the_calibration_command(tmp_path: Path, capsys: pytest.CaptureFixture[s
     calibrate.main(wanted)
     lines = capsys.readouterr().out.splitlines()
     assert 1 < float(lines[0].split()[1]) < 20
-    before, after = (float(line.partition("log loss ")[2].split(",")[0]) for line in lines[2:])
+    before, after = (float(line.partition("log loss ")[2].split(",")[0]) for line in lines[2:4])
     assert after < before
+    assert lines[4].replace(":", "") in lines[3]
+    yaml.safe_load("\n".join(lines))  # as they stand, for the prompts file
+    with pytest.raises(
+        UserError, match=r"no setting fields; it needs data\.train, prompts, field, positive, negative, model"
+    ):
+        calibrate.main([*wanted, "fields=age"])
+    with pytest.raises(
+        UserError, match=r"model must be given; it needs .*, and may be given most, device, precision, data"
+    ):
+        calibrate.main(wanted[:-1])
     with pytest.raises(UserError, match="No picture has age=f or m"):
         calibrate.main([*wanted, "field=age"])

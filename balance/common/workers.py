@@ -1,5 +1,6 @@
 """Starting worker processes that are neither forked nor lost when a signal comes."""
 
+import os
 import pickle
 import signal
 import sys
@@ -7,6 +8,18 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def too_many_workers(workers: int) -> str:
+    """A sentence where loader workers, over all processes of this machine, are more than its cores; or nothing."""
+    if workers <= cores():
+        return ""
+    return f"{workers} loader workers would share {cores()} core(s), which is slower than fewer; lower data.workers."
 
 
 @contextmanager

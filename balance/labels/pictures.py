@@ -32,7 +32,10 @@ _PROMPT_KEYS = {
     "proxy",
     "about",
     "source",
+    "accuracy",
 }
+POOR = 0.8
+"""Accuracy of labels by images below which they are worth a warning: chance is 0.5 for two values."""
 
 
 class Encoder(Protocol):
@@ -91,7 +94,8 @@ class PictureSource:
 
     def describe(self) -> dict[str, Any]:
         """What decides the result, as plain data."""
-        return {"kind": "pictures", "version": 2, "model": self._encoder.fingerprint, "prompts": self._spec, "soft":
+        prompts = {key: value for key, value in self._spec.items() if key != "accuracy"}
+        return {"kind": "pictures", "version": 2, "model": self._encoder.fingerprint, "prompts": prompts, "soft":
         self._soft,
                 "threshold": self._threshold}  # fmt: skip
 
@@ -179,7 +183,40 @@ def load_prompts(name: str) -> dict[str, Any]:
     positive = spec.get("positive")
     if positive is not None and (positive not in values or len(values) != 2 or "concepts" in spec):
         raise UserError(f"The prompts {path}: 'positive' must be one of exactly two values of an attribute.")
+    accuracy = spec.get("accuracy")
+    if accuracy is not None and not (isinstance(accuracy, int | float) and 0 <= accuracy <= 1):
+        raise UserError(f"The prompts {path}: accuracy={accuracy} must lie in [0, 1].")
     return spec
+
+
+def doubtful_labels(attributes: Mapping[str, Any]) -> list[str]:
+    """A sentence for each source of labels by images whose accuracy is poor, or was never measured.
+
+    Args:
+        attributes: configuration group `attributes`.
+    """
+    found = []
+    for source in attributes.get("sources") or ():
+        if not isinstance(source, Mapping) or source.get("kind") != "pictures":
+            continue
+        name = str(source.get("prompts") or "")
+        try:
+            accuracy = load_prompts(name).get("accuracy")
+        except UserError:
+            if attributes.get("files"):  # made elsewhere, where the prompts were
+                continue
+            raise
+        if accuracy is None:
+            found.append(
+                f"How often the labels by images with the prompts {name} are right is not known: measure it with "
+                "scripts/calibrate.py, and write its accuracy into the prompts' file."
+            )
+        elif accuracy < POOR:
+            found.append(
+                f"The labels by images with the prompts {name} are right for {accuracy:.1%} of labelled images; take a "
+                "better model or other prompts, or leave that source out: balancing would follow its mistakes."
+            )
+    return found
 
 
 def fit_calibration(difference: npt.NDArray[np.float64], label: npt.NDArray[np.float64]) -> tuple[float, float]:

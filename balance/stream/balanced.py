@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import signal
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -316,17 +317,20 @@ class BalancedStream:
                 assert self.batch == total, f"{self.batch} batches came, not {total}"
             self.epoch, self.batch = self.epoch + 1, 0
 
-    def _loader(self, counts: list[int]) -> DataLoader[Batch]:
+    def _loader(self, counts: list[int]) -> Iterator[Batch]:
         dataset = _EpochDataset(self, self.epoch, counts, self.batch)
         # A loader draws a seed for its workers, which do not use it. Drawn from torch's own generator, it would shift
         # what the model draws (dropout) after a resume.
-        return DataLoader(
-            dataset,
-            batch_size=None,
-            num_workers=self.config.workers,
-            worker_init_fn=_ignore_interrupts,
-            generator=torch.Generator(),
-        )
+        with warnings.catch_warnings():  # of more workers than cores, which a run says in its own words
+            warnings.filterwarnings("ignore", "This DataLoader will create")
+            loader: DataLoader[Batch] = DataLoader(
+                dataset,
+                batch_size=None,
+                num_workers=self.config.workers,
+                worker_init_fn=_ignore_interrupts,
+                generator=torch.Generator(),
+            )
+            return iter(loader)
 
     def state_dict(self) -> dict[str, Any]:
         """The position: all that the next batch depends on, beside the data and the plan."""

@@ -12,7 +12,7 @@ from balance.errors import UserError
 from balance.files import write_whole
 from eval.report import run_charts as charts
 from eval.report.page import render_page
-from eval.report.run_tables import all_metrics, answer, concept_table, headline_table
+from eval.report.run_tables import all_metrics, answer, concept_table, headline_table, unequal_length
 from eval.report.rundata import RunData, load_run
 
 
@@ -49,6 +49,7 @@ def render(runs: Sequence[RunData], title: str | None = None, paired: Sequence[d
         runs=runs,
         run=run,
         answer=answer(runs, table),
+        unequal=unequal_length(runs),
         headline=table,
         headline_chart=charts.headline_chart(runs),
         data_charts=charts.data_charts(run.data),

@@ -7,6 +7,8 @@ from typing import Any
 from eval.report.run_charts import label_of
 from eval.report.rundata import Row, RunData
 
+LENGTHS = ("samples", "steps", "samples of an epoch")
+
 
 def headline_table(runs: Sequence[RunData]) -> list[dict[str, Any]]:
     """The metrics of the summary: a row each, with the first run's value before training and every run's last value.
@@ -33,6 +35,33 @@ def headline_table(runs: Sequence[RunData]) -> list[dict[str, Any]]:
             row["verdict"] = verdict(values[0], reference, direction)
         found.append(row)
     return sorted(found, key=lambda row: ("bias", "quality", "other").index(row["direction"]))
+
+
+def unequal_length(runs: Sequence[RunData]) -> str:
+    """A sentence where runs saw other numbers of samples, took other numbers of steps, or have others to an epoch.
+
+    Such runs differ in more than what they are compared for.
+    """
+    lengths = [_length(run) for run in runs]
+    differ = [what for what, *values in zip(LENGTHS, *lengths, strict=True) if len(set(values)) > 1]
+    if not differ:
+        return ""
+    each = "; ".join(
+        f"{run.name}: {', '.join(f'{values[LENGTHS.index(what)]:,} {what}' for what in differ)}"
+        for run, values in zip(runs, lengths, strict=True)
+    )
+    return f"The runs differ in {' and '.join(differ)}, which may explain other differences. {each}."
+
+
+def _length(run: RunData) -> tuple[int, int, int]:
+    """(samples, steps, samples of an epoch) at the last row of a run."""
+    last = max(
+        (rows[-1] for rows in run.series.values()), key=lambda row: int(row["step"]), default={"samples": 0, "step": 0}
+    )
+    rows = [row for rows in run.series.values() for row in rows]
+    ends = [row for row in rows if row.get("epoch") and row["epoch"] == int(row["epoch"])]
+    end = max(ends, key=lambda row: float(row["epoch"]), default={"samples": 0, "epoch": 1})
+    return int(last["samples"]), int(last["step"]), int(end["samples"] / end["epoch"])
 
 
 def verdict(one: Row, other: Row, direction: str) -> str:
