@@ -6,10 +6,10 @@ The story from top to bottom: configuration -> attributes -> plan -> model -> st
 Everything that can be known to be wrong is checked before the first step.
 """
 
-import conf.runtime  # noqa: F401  # isort: skip  # before torch
+import conf.app.runtime  # noqa: F401  # isort: skip  # before torch
 
 if __name__ == "__main__":  # help and mistakes are answered before torch loads, which takes seconds
-    from conf.cli import answer_early
+    from conf.app.cli import answer_early
 
     answer_early()
 
@@ -23,6 +23,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, set_seed
 
+from balance.common.metric import Metric, as_metrics
 from balance.common.workers import too_many_workers
 from balance.files import write_whole
 from balance.prepare import save_balance
@@ -32,7 +33,7 @@ from balance.stream.accepted import over_processes
 from balance.stream.balanced import Batch
 from balance.stream.scaled import missing_packages
 from balance.stream.shards import expand_shards
-from conf.build import (
+from conf.app.build import (
     check_model,
     create_keeper,
     create_model,
@@ -46,37 +47,36 @@ from conf.build import (
     save_tokenizer,
     tell_held_out,
 )
-from conf.cli import launch
-from conf.cut_captions import find_cut_captions
-from conf.run import as_dict, check_run, resume_command, write_config
-from conf.run_folder import RunFolder, run_folder
-from conf.schema import Config
-from conf.steering import named_metrics
+from conf.app.cli import launch
+from conf.app.cut_captions import find_cut_captions
+from conf.app.run import as_dict, check_run, resume_command, write_config
+from conf.app.run_folder import RunFolder, run_folder
+from conf.app.schema import Config
+from conf.app.stop_metrics import named_metrics
 from eval.foreseen import check_measured
-from eval.meter import Meter
-from eval.metric import Metric, as_metrics
-from eval.provenance import write_provenance
 from eval.report.run_page import write_report
 from eval.report.summary import summarise
 from eval.runner import Suite
 from eval.sets import HeldOut
-from eval.stopping import Stopper, write_outcome
-from eval.track import Tracker
-from models.accumulate import backward, check_accumulation
 from models.adapt import Lora, adapt
 from models.checkpoint import check_weights
-from models.clock import Clock
-from models.ema import Ema
 from models.factory import ModelBundle
-from models.keeper import Keeper
-from models.launcher import launcher_notes
 from models.losses import ContrastiveLoss
-from models.optim import create_optimizer, learning_rate, set_learning_rate
-from models.precision import MODES, attention, resolve_device, resolve_precision
-from models.processes import PATIENCE, Processes, check_launcher
-from models.shard import Sharded, ShardedOptimizer, check_sharding, whole_tensor
-from models.signals import stop_on_signal
-from models.state import RunState, Stateful, check_newest
+from models.training.accumulation import backward, check_accumulation
+from models.training.checkpoint_manager import Keeper
+from models.training.distributed import PATIENCE, Processes, check_launcher
+from models.training.ema import Ema
+from models.training.launcher import launcher_notes
+from models.training.meter import Meter
+from models.training.optimizer import create_optimizer, learning_rate, set_learning_rate
+from models.training.precision import MODES, attention, resolve_device, resolve_precision
+from models.training.provenance import write_provenance
+from models.training.run_state import RunState, Stateful, check_newest
+from models.training.schedule import Clock
+from models.training.sharding import Sharded, ShardedOptimizer, check_sharding, whole_tensor
+from models.training.signals import stop_on_signal
+from models.training.stopping import Stopper, write_outcome
+from models.training.tracker import Tracker
 
 MAX_LOGIT_SCALE = 4.6052  # log 100, as CLIP clamps it
 

@@ -153,8 +153,8 @@ def concepts_of(name: str, data: EvalSet, concepts: Any) -> dict[str, list[str]]
 
 @cache
 def stimuli(name: str) -> dict[str, Any]:
-    """The project's own words, prompts and test definitions of a protocol: `conf/stimuli/<name>.yaml`."""
-    text = files("conf").joinpath("stimuli", f"{name}.yaml").read_text(encoding="utf-8")
+    """The project's own words, prompts and test definitions of a protocol: `eval/stimuli/<name>.yaml`."""
+    text = files("eval").joinpath("stimuli", f"{name}.yaml").read_text(encoding="utf-8")
     return dict(yaml.safe_load(text))
 
 

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from balance.common.metric import Metric
 from balance.common.structure import expecting
 from balance.errors import UserError
 from eval.embed import Embedder
 from eval.features import FeatureStore
-from eval.metric import Metric
 from eval.pixels import KEEP_BYTES, Pixels
 from eval.sets import EvalSet, HeldOut, MissingSet, load_set
 from models.factory import ModelBundle

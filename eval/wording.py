@@ -20,7 +20,7 @@ def labels_by_wording(captions: Sequence[Sequence[str]], words: Sequence[str]) -
 
     Args:
         captions: for each picture its captions, possibly none.
-        words: attribute word lists, such as `gender` (conf/words), or paths that end in .yaml.
+        words: attribute word lists, such as `gender` (balance/labels/word_lists), or paths that end in .yaml.
 
     Returns:
         For each picture `caption_<attribute>` -> the value that more than half of its captions that tell agree on;
@@ -51,7 +51,7 @@ def concepts_by_wording(captions: Sequence[Sequence[str]], concepts: Sequence[st
 
     Args:
         captions: for each picture its captions, possibly none.
-        concepts: concept lists, such as `occupations` (conf/words), or paths that end in .yaml.
+        concepts: concept lists, such as `occupations` (balance/labels/word_lists), or paths that end in .yaml.
 
     Returns:
         For each picture `caption_concept` -> the one concept of all lists that its captions mention; `several` or

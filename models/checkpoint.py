@@ -5,6 +5,7 @@ and plain values alone and is read with `weights_only=True`, so that loading nev
 """
 
 import hashlib
+import json
 import os
 import re
 import zipfile
@@ -17,6 +18,8 @@ import torch
 from balance.errors import UserError
 from balance.files import whole_file, write_whole
 
+BEST = "best.json"
+"""Which checkpoint was the best by `checkpoint.best`."""
 SUMS = "sha256sums.txt"
 """The checkpoints' hashes, in the form that `sha256sum --check` reads."""
 _verified: dict[Path, tuple[int, int]] = {}  # size and time of the files that this process has looked through
@@ -194,3 +197,12 @@ def set_rng_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["cpu"].cpu())
     if "cuda" in state and torch.cuda.is_initialized():
         torch.cuda.set_rng_state(state["cuda"].cpu())
+
+
+def best_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint in a folder that was the best by `checkpoint.best`; None if none was chosen."""
+    try:
+        chosen = checkpoint_path(folder, int(json.loads((folder / BEST).read_text())["step"]))
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+    return chosen if chosen.is_file() else None

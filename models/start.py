@@ -24,12 +24,11 @@ import open_clip
 from balance.common.documents import read_mapping
 from balance.errors import UserError
 from models.architecture import CONFIG_FILE, check_folder, check_no_code
-from models.checkpoint import checkpoint_path, list_checkpoints
+from models.checkpoint import best_checkpoint, checkpoint_path, list_checkpoints
 from models.hf_config import is_transformers, model_cfg, preprocess_cfg, read_config
 from models.hf_hub import fetch
 from models.hf_tokenizer import FOLDER, has_tokenizer
 from models.hf_weights import to_open_clip
-from models.keeper import best_checkpoint
 from models.weights import Weights, one_line, read_weights
 
 FROM = "from"

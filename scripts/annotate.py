@@ -14,7 +14,7 @@ from typing import Any
 if __name__ == "__main__":  # the project's folder, whichever folder the command runs in
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import conf.runtime  # noqa: F401  # isort: skip  # before torch
+import conf.app.runtime  # noqa: F401  # isort: skip  # before torch
 
 from balance.common.terminal import say
 from balance.common.workers import cores
@@ -25,8 +25,8 @@ from balance.labels.attributes import build_annotator
 from balance.labels.pictures import Encoder, doubtful_labels
 from balance.labels.summary import Summary
 from balance.stream.shards import expand_shards
-from conf.cli import compose
-from conf.command import run_command, split_options
+from conf.app.cli import compose
+from conf.app.command import run_command, split_options
 
 OPTIONS: dict[str, Any] = {
     "out": None,

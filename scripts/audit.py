@@ -34,8 +34,8 @@ from balance.m4.cells import Cells
 from balance.m4.counting import attribute_files, count_parquet
 from balance.m4.planfile import load_plan
 from balance.stream.shards import expand_shards
-from conf.cli import compose
-from conf.command import check_given_once, run_command, split_options
+from conf.app.cli import compose
+from conf.app.command import check_given_once, run_command, split_options
 from scripts.audit_files import write_changes, write_tables
 from scripts.audit_page import write_comparison, write_page
 

@@ -28,7 +28,7 @@ from balance.labels.attributes import build_annotator, read_meta
 from balance.labels.captions import CaptionSource
 from balance.stream.samples import parse_sample, read_shard
 from balance.stream.shards import expand_shards
-from conf.command import run_command, split_options
+from conf.app.command import run_command, split_options
 
 OPTIONS: dict[str, Any] = {"shards": None, "repeat": 5, "captions": 500_000, "batch": 4096}
 EVERYTHING = {

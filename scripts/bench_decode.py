@@ -32,7 +32,7 @@ from balance.stream import scaled
 from balance.stream.decode import decode_train
 from balance.stream.samples import image_bytes, read_shard
 from balance.stream.shards import expand_shards
-from conf.command import run_command, split_options
+from conf.app.command import run_command, split_options
 from scripts.bench_photos import make_photo_shards
 
 OPTIONS: dict[str, Any] = {"shards": None, "sizes": [64, 112, 224], "pictures": 150, "rounds": 5, "width": None}

@@ -17,14 +17,14 @@ from typing import Any
 if __name__ == "__main__":  # the project's folder, whichever folder the command runs in
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import conf.runtime  # noqa: F401  # isort: skip  # before torch
+import conf.app.runtime  # noqa: F401  # isort: skip  # before torch
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from balance.errors import UserError
-from conf.command import run_command, split_options
+from conf.app.command import run_command, split_options
 from eval.evaluators.eat import Eat
 from eval.evaluators.eat_stimuli import read_definitions
 from eval.evaluators.retrieval import best_ranks

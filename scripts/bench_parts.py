@@ -24,8 +24,8 @@ from balance.stream import balanced
 from balance.stream.balanced import BalancedStream, Batch, StreamConfig, decode_batch, uniform_rates
 from models.factory import ModelBundle, create
 from models.losses import ContrastiveLoss, contrastive_loss
-from models.optim import create_optimizer
-from models.precision import attention
+from models.training.optimizer import create_optimizer
+from models.training.precision import attention
 
 OURS, PADDED = "as it is", "captions with their padding"
 LOOP, KERNEL = "AdamW as a loop over parameters", "fused attention kernel"

@@ -1,4 +1,4 @@
-"""Measure what the settings of `conf/runtime.py` gain: threads that go to sleep, and memory that is kept.
+"""Measure what the settings of `conf/app/runtime.py` gain: threads that go to sleep, and memory that is kept.
 
     python scripts/bench_runtime.py rounds=5
 
@@ -25,7 +25,7 @@ if __name__ == "__main__":  # the project's folder, whichever folder the command
 
 from balance.common.terminal import Table, terminal
 from balance.errors import UserError
-from conf.command import run_command, split_options
+from conf.app.command import run_command, split_options
 
 OPTIONS: dict[str, Any] = {"rounds": 3, "threads": os.cpu_count() or 1, "seconds": 5}
 SETTINGS = ("the system's", "sleep", "memory", "both")
@@ -72,7 +72,7 @@ def work_of(kind: str) -> tuple[Callable[[], object], int]:
 def measure(kind: str, setting: str, threads: int, seconds: float) -> float:
     """Images per second; runs in a process whose environment is that of the setting."""
     if setting in ("memory", "both"):
-        import conf.runtime  # noqa: F401
+        import conf.app.runtime  # noqa: F401
     import torch
 
     torch.set_num_threads(threads)
@@ -90,7 +90,7 @@ def measured(kind: str, setting: str, options: dict[str, Any]) -> float:
     """The same in a fresh process."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("GOMP_", "OMP_", "MALLOC_"))}
     if setting in ("sleep", "both"):
-        from conf.runtime import SPINS
+        from conf.app.runtime import SPINS
 
         kept["GOMP_SPINCOUNT"] = SPINS
     else:

@@ -29,7 +29,7 @@ from balance import Cells, Plan, Problem, solve
 from balance.errors import UserError
 from balance.m4.counting import count_parquet
 from balance.m4.planfile import save_plan
-from conf.command import run_command
+from conf.app.command import run_command
 from scripts.make_attribute_rows import draw_samples
 
 

@@ -40,7 +40,7 @@ from balance.labels.attributes import read_attributes
 from balance.stream.balanced import BalancedStream, StreamConfig, shard_repeats, uniform_rates
 from balance.stream.decode import decode_train
 from balance.stream.shards import expand_shards
-from conf.command import run_command, split_options
+from conf.app.command import run_command, split_options
 from scripts.bench_photos import make_photo_shards
 
 OPTIONS: dict[str, Any] = {

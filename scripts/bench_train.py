@@ -32,7 +32,7 @@ from typing import Any
 if __name__ == "__main__":  # the project's folder, whichever folder the command runs in
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import conf.runtime  # noqa: F401  # isort: skip  # before torch; the trainers do not inherit it
+import conf.app.runtime  # noqa: F401  # isort: skip  # before torch; the trainers do not inherit it
 
 import torch
 
@@ -40,7 +40,7 @@ from balance.common.terminal import Table, terminal
 from balance.labels.annotate import annotate_shards
 from balance.labels.annotators import build_annotator
 from balance.stream.shards import expand_shards
-from conf.command import run_command
+from conf.app.command import run_command
 from scripts.bench_mfu import peak_flops, train_flops
 from scripts.bench_parts import gains, measure_parts, prepare
 from scripts.bench_photos import make_photo_shards

@@ -26,7 +26,7 @@ from balance.labels.metadata import json_field
 from balance.labels.pictures import PictureSource, fit_calibration
 from balance.stream.samples import BadSample, Sample, parse_sample, read_shard
 from balance.stream.shards import expand_shards
-from conf.command import run_command, split_options
+from conf.app.command import run_command, split_options
 
 OPTIONS: dict[str, Any] = {"data.train": "", "prompts": "", "field": "", "positive": "", "negative": "", "model": {}}
 NEEDED = tuple(OPTIONS)

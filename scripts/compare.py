@@ -10,7 +10,7 @@ from pathlib import Path
 from balance.common.terminal import Table, say, terminal
 from balance.errors import UserError
 from balance.files import write_whole
-from conf.command import run_command, split_paths
+from conf.app.command import run_command, split_paths
 from eval.report.page import format_interval, format_number
 from eval.report.run_charts import headline_chart
 from eval.report.run_page import render

@@ -15,10 +15,10 @@ if __name__ == "__main__":  # the project's folder, whichever folder the command
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 
+from balance.common.metric import read_metrics
 from balance.common.terminal import Table, terminal
 from balance.errors import UserError
-from conf.command import run_command, split_options
-from eval.metric import read_metrics
+from conf.app.command import run_command, split_options
 from eval.signed_rank import match, wilcoxon
 
 OPTIONS: dict[str, Any] = {"first": None, "second": None, "metric": ""}

@@ -13,9 +13,9 @@ import yaml
 from omegaconf import MISSING
 
 from balance.errors import UserError
-from conf import schema
-from conf.cli import groups
-from conf.command import run_command
+from conf.app import schema
+from conf.app.cli import groups
+from conf.app.command import run_command
 
 ROOT = Path(__file__).resolve().parent.parent
 MAIN_CHOICE = {"attributes": "captions", "balance": "m4"}  # groups that the code which uses them checks

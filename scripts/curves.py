@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from balance.errors import UserError
 from balance.files import write_whole
-from conf.command import run_command, split_paths
+from conf.app.command import run_command, split_paths
 from eval.report.charts import COLOURS, STYLE, draw_metric, to_svg
 from eval.report.rundata import RunData, load_run
 

@@ -15,14 +15,14 @@ from typing import Any
 
 import yaml
 
+from balance.common.metric import by_name, read_metrics
 from balance.common.terminal import Table, terminal
 from balance.errors import UserError
 from balance.files import write_whole
 from balance.progress import format_seconds
-from conf.command import Terminated, run_command
-from eval.metric import read_metrics
+from conf.app.command import Terminated, run_command
 from eval.report.run_page import render
-from eval.report.rundata import by_name, load_run
+from eval.report.rundata import load_run
 
 ROOT = Path(__file__).resolve().parent.parent
 TREATMENTS = {"unbalanced": "none", "balanced": "m4"}

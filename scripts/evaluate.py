@@ -22,7 +22,7 @@ from typing import Any
 if __name__ == "__main__":  # the project's folder, whichever folder the command runs in
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import conf.runtime  # noqa: F401  # isort: skip  # before torch
+import conf.app.runtime  # noqa: F401  # isort: skip  # before torch
 
 from accelerate import PartialState
 
@@ -30,14 +30,14 @@ from balance.common.terminal import Table, say, terminal
 from balance.common.writer import only_writer
 from balance.errors import UserError
 from balance.files import write_whole
-from conf.build import create_model
-from conf.command import run_command, split_options
-from conf.schema import Config
+from conf.app.build import create_model
+from conf.app.command import run_command, split_options
+from conf.app.schema import Config
 from eval.report.page import format_interval, format_number
 from eval.report.suite_page import render_suite
 from models.factory import check_model_name
-from models.precision import resolve_device
-from models.processes import Processes
+from models.training.distributed import Processes
+from models.training.precision import resolve_device
 from scripts.suite_tools import (
     Measured,
     compose_suite,

@@ -15,13 +15,13 @@ if __name__ == "__main__":  # the project's folder, whichever folder the command
 
 from balance.common.terminal import say
 from balance.errors import UserError
-from conf.command import run_command, split_options
+from conf.app.command import run_command, split_options
 from eval.report.card import rows_at, write_card
 from eval.report.rundata import RunData, load_run
-from eval.wandb_mirror import WandbMirror
 from models.export import check_place, export
 from models.factory import create
 from models.start import FROM, find_start
+from models.training.wandb_mirror import WandbMirror
 from models.weights import fit_weights, read_weights
 
 DEFAULTS: dict[str, Any] = {

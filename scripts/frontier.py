@@ -24,7 +24,7 @@ from balance import Cells, Plan, Problem, solve
 from balance.files import whole_file
 from balance.m4.counting import count_parquet
 from balance.progress import ProgressLine
-from conf.command import run_command
+from conf.app.command import run_command
 from scripts.solve import read_settings
 
 matplotlib.use("Agg")

@@ -18,26 +18,26 @@ from typing import Any
 if __name__ == "__main__":  # the project's folder, whichever folder the command runs in
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import conf.runtime  # noqa: F401  # isort: skip  # before torch
+import conf.app.runtime  # noqa: F401  # isort: skip  # before torch
 
 import matplotlib
 import torch
 from matplotlib import pyplot as plt
 
+from balance.common.metric import by_name, read_metrics
 from balance.common.terminal import Table, terminal
 from balance.errors import UserError
 from balance.files import whole_file, write_whole
 from balance.progress import ProgressLine
 from balance.stream.shards import expand_shards
-from conf.command import run_command, split_options
-from eval.metric import read_metrics
+from conf.app.command import run_command, split_options
 from eval.report.page import format_interval, format_number
-from eval.report.rundata import RunData, by_name, load_run
+from eval.report.rundata import RunData, load_run
 from eval.runner import Suite, build_suite, check_kinds
 from eval.sets import HeldOut
 from models.factory import ModelBundle, create
-from models.precision import resolve_device
 from models.start import find_start
+from models.training.precision import resolve_device
 from models.weights import fit_weights
 from scripts.suite_tools import write_json_lines
 

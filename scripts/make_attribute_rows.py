@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from balance.files import whole_file
-from conf.command import run_command
+from conf.app.command import run_command
 
 SLOTS = 1 << 22  # rows are drawn as slots of a table, in which a pattern fills slots in proportion to its weight
 ROWS_A_GROUP = 1_000_000

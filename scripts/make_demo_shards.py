@@ -10,17 +10,17 @@ if __name__ == "__main__":  # the project's folder, whichever folder the command
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from balance.errors import UserError
-from conf.command import run_command
+from conf.app.command import run_command
 from scripts.demo_world.config import load_world
 from scripts.demo_world.write import make_world
 
-ROOT = Path(__file__).resolve().parent.parent
+WORLD = Path(__file__).resolve().parent / "demo_world" / "skewed.yaml"
 
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, default=Path("demo-data"), help="folder to make (default: demo-data)")
-    parser.add_argument("--world", type=Path, default=ROOT / "conf/world/skewed.yaml", help="joint distribution, YAML")
+    parser.add_argument("--world", type=Path, default=WORLD, help="joint distribution, YAML")
     parser.add_argument("--train", type=int, default=16000, help="training pairs (default: 16000)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; the bytes are the same")

@@ -29,7 +29,7 @@ from balance.common.images import BadImage, decode_rgb
 from balance.errors import UserError
 from balance.files import write_whole
 from balance.progress import ProgressLine
-from conf.command import run_command, split_options
+from conf.app.command import run_command, split_options
 from eval.morph import morph, read_landmarks, step_shares
 from scripts.stimuli_faces import read_table
 from scripts.stimuli_plan import need

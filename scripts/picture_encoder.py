@@ -13,8 +13,8 @@ from balance.common.images import BadImage, decode_rgb
 from balance.errors import UserError
 from balance.labels.annotators import EncoderFactory
 from models.factory import ModelBundle, create
-from models.precision import resolve_device, resolve_precision
 from models.start import FROM
+from models.training.precision import resolve_device, resolve_precision
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 

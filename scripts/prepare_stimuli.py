@@ -24,7 +24,7 @@ if __name__ == "__main__":  # the project's folder, whichever folder the command
 
 from balance.common.terminal import say
 from balance.errors import UserError
-from conf.command import run_command, split_options
+from conf.app.command import run_command, split_options
 from scripts import stimuli_faces, stimuli_pictures
 from scripts.stimuli_plan import check_inside, write
 

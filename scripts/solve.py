@@ -28,7 +28,7 @@ from balance.m4.counting import count_parquet
 from balance.m4.explain import explain
 from balance.m4.planfile import save_plan
 from balance.m4.problem import suggest
-from conf.command import run_command
+from conf.app.command import run_command
 
 CONF = Path(__file__).resolve().parent.parent / "conf" / "balance"
 SETTINGS = {

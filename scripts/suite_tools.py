@@ -14,12 +14,12 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from balance.common.documents import read_mapping
+from balance.common.metric import Metric
 from balance.errors import UserError
 from balance.files import write_whole
-from conf.cli import CONF, compose_raw, named_kinds, to_config
-from conf.named_sets import check_named_sets
-from conf.schema import Config, ModelConfig
-from eval.metric import Metric
+from conf.app.cli import CONF, compose_raw, named_kinds, to_config
+from conf.app.named_sets import check_named_sets
+from conf.app.schema import Config, ModelConfig
 from eval.runner import Suite, build_suite, check_kinds
 from models.factory import ModelBundle
 from models.start import FROM

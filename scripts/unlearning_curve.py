@@ -12,13 +12,12 @@ from pathlib import Path
 import matplotlib
 
 from balance.common.documents import read_mapping
+from balance.common.metric import by_name, read_metrics
 from balance.common.terminal import say
 from balance.errors import UserError
 from balance.files import whole_file
-from conf.command import run_command
-from eval.metric import read_metrics
+from conf.app.command import run_command
 from eval.report.charts import COLOURS, draw_metric
-from eval.report.rundata import by_name
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from balance.errors import UserError
-from conf.command import run_command, split_options
+from conf.app.command import run_command, split_options
 from eval.report.rundata import RunData, load_run
 
 DEFAULTS = {"run": "", "entity": "", "project": "", "name": "Counterbalance", "dry_run": False}

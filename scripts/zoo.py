@@ -3,7 +3,7 @@
     python scripts/zoo.py zoo=small out=<folder>
 
 Settings, as key=value:
-  zoo=<name or file>   conf/zoo/<name>.yaml, or a YAML file: suite, and models by open_clip tag, file, folder or run
+  zoo=<name or file>   eval/zoo/models/<name>.yaml, or a YAML file: suite, and models by tag, file, folder or run
   out=<folder>         models/<model>/ (rows, facts, page), zoo.parquet, zoo.csv, zoo.jsonl
   suite=<name or file> instead of the zoo's own
   keep_features=false  keep the features of models that are complete, for another suite over the same stimuli
@@ -24,7 +24,7 @@ from typing import Any
 if __name__ == "__main__":  # the project's folder, whichever folder the command runs in
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import conf.runtime  # noqa: F401  # isort: skip  # before torch
+import conf.app.runtime  # noqa: F401  # isort: skip  # before torch
 
 import pandas as pd
 import torch
@@ -35,14 +35,14 @@ from balance.common.terminal import say, visible
 from balance.errors import UserError
 from balance.files import whole_file, write_whole
 from balance.progress import format_seconds
-from conf.command import run_command, split_options
-from conf.schema import Config
+from conf.app.command import run_command, split_options
+from conf.app.schema import Config
 from eval.pixels import KEEP_BYTES
 from eval.report.suite_page import render_suite
 from eval.runner import Suite
 from models.factory import create
-from models.precision import resolve_device
 from models.start import find_start
+from models.training.precision import resolve_device
 from scripts.suite_tools import check_suite, compose_suite, folder_name, load_suite, measure, write_json_lines
 from scripts.zoo_models import ZooModel, read_zoo
 

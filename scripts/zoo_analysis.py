@@ -28,7 +28,7 @@ import pandas as pd
 from balance.common.terminal import say
 from balance.errors import UserError
 from balance.files import write_whole
-from conf.command import run_command, split_options
+from conf.app.command import run_command, split_options
 from eval.zoo.page import Analysis, render_analysis
 from eval.zoo.regression import (
     choose_tests,

@@ -10,10 +10,11 @@ import open_clip
 import yaml
 
 from balance.errors import UserError
-from conf.cli import CONF
 from eval.report.rundata import load_run
 from models.start import find_start
 
+MODELS = Path(__file__).resolve().parent.parent / "eval" / "zoo" / "models"
+FACTS = MODELS.parent / "facts.yaml"
 KEYS = {"suite", "eval", "open_clip", "models"}
 
 
@@ -33,7 +34,7 @@ class ZooModel:
 
 
 def read_zoo(path: str) -> tuple[dict[str, Any], list[ZooModel]]:
-    """Read a zoo: `conf/zoo/<name>.yaml`, or a file.
+    """Read a zoo: `eval/zoo/models/<name>.yaml`, or a file.
 
     Keys: `suite`, a suite's name or file; `eval`, changes of it; `open_clip`, patterns of `<name>:<tag>`; `models`, a
     list of `from` (a tag, a file, a folder, a run), optionally `name` and `facts`.
@@ -44,9 +45,9 @@ def read_zoo(path: str) -> tuple[dict[str, Any], list[ZooModel]]:
     Raises:
         UserError: the file or a model is not there, a key is unknown, or two models have one name.
     """
-    file = Path(path) if path.endswith((".yaml", ".yml")) else CONF / "zoo" / f"{path}.yaml"
+    file = Path(path) if path.endswith((".yaml", ".yml")) else MODELS / f"{path}.yaml"
     if not file.is_file():
-        known = ", ".join(sorted(found.stem for found in (CONF / "zoo").glob("*.yaml")))
+        known = ", ".join(sorted(found.stem for found in MODELS.glob("*.yaml")))
         raise UserError(f"zoo={path}: there is no {file}; give a YAML file, or one of {known}.")
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
@@ -90,9 +91,9 @@ def _listed(entry: Any, path: str) -> ZooModel:
 
 
 def tag_facts(source: str) -> dict[str, Any]:
-    """What `conf/zoo_facts.yaml` knows of `<name>:<tag>`; None for what is not known."""
+    """What `eval/zoo/facts.yaml` knows of `<name>:<tag>`; None for what is not known."""
     name, _, tag = source.partition(":")
-    table = yaml.safe_load((CONF / "zoo_facts.yaml").read_text(encoding="utf-8"))
+    table = yaml.safe_load(FACTS.read_text(encoding="utf-8"))
     facts: dict[str, Any] = {"dataset": None, "dataset_family": None, "dataset_size": None, "architecture_family": None}
     for row in table["datasets"]:
         if fnmatchcase(tag, row["tag"]):

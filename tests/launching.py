@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import train
-from conf.cli import compose
-from eval.metric import read_metrics
+from balance.common.metric import read_metrics
+from conf.app.cli import compose
 from tests.tiny import ATTRIBUTES, people_shards
 
 MODEL = {

@@ -9,10 +9,10 @@ from open_clip.loss import ClipLoss, SigLipLoss
 
 from balance.errors import UserError
 from models.adapt import Lora, adapt, check_adaptation, merge_adapters
-from models.ema import Ema
 from models.factory import ModelBundle, create
 from models.layers import depths
-from models.optim import create_optimizer, parameter_groups, set_learning_rate
+from models.training.ema import Ema
+from models.training.optimizer import create_optimizer, parameter_groups, set_learning_rate
 from tests.small_model import CONFIG
 
 DEEP: dict[str, Any] = copy.deepcopy(CONFIG)

@@ -30,7 +30,7 @@ from balance.labels.attributes import (
 from balance.labels.summary import Summary
 from balance.prepare import prepare_balance
 from balance.stream.tarwalk import CUT
-from conf.command import guarded
+from conf.app.command import guarded
 from tests.commands import start
 from tests.shard_tools import picture, write_tar
 

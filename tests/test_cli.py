@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balance.errors import UserError
-from conf.cli import check_flags, compose, groups, launch, quote_override
-from conf.run import check_run
+from conf.app.cli import check_flags, compose, groups, launch, quote_override
+from conf.app.run import check_run
 
 
 def value_of(override: str) -> object:

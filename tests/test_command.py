@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from balance.errors import UserError
-from conf.command import check_given_once, guarded, run_command, split_options, split_paths
+from conf.app.command import check_given_once, guarded, run_command, split_options, split_paths
 from tests.commands import start
 from tests.conftest import ROOT
 

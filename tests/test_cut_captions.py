@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from conf.cut_captions import find_cut_captions
+from conf.app.cut_captions import find_cut_captions
 from tests.small_model import build
 from tests.tiny import sample, write_tar
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from balance.errors import UserError
-from conf.cli import compose
+from conf.app.cli import compose
 from eval.report.rundata import load_run
 from scripts.wandb_workspace import build, layout, main
 from tests.made_run import make_run
@@ -33,7 +33,7 @@ def test_dry_run_prints_and_sends_nothing(tmp_path: Path, capsys: pytest.Capture
         main([f"run={run}"])
 
 
-@pytest.mark.parametrize("path", sorted(Path("conf/sweeps").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(Path("scripts/sweeps").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_parameter_of_a_sweep_is_a_key(path: Path) -> None:
     sweep = yaml.safe_load(path.read_text())
     overrides = []

@@ -24,7 +24,7 @@ from scripts.demo_world.people import draw_scene
 from scripts.demo_world.splits import sample, split_sizes
 from scripts.demo_world.write import make_world
 
-WORLD = Path(__file__).resolve().parent.parent / "conf/world/skewed.yaml"
+WORLD = Path(__file__).resolve().parent.parent / "scripts/demo_world/skewed.yaml"
 GENDERED = {
     gender: {word for (g, _), words in WORDS.items() if g == gender for word in words} for gender in ("woman", "man")
 }

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from conf.cli import launch
+from conf.app.cli import launch
 from models.checkpoint import list_checkpoints, load_checkpoint, rng_state, set_rng_state
 from tests.launching import run
 

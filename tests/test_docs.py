@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from conf.cli import compose
+from conf.app.cli import compose
 from tests.conftest import ROOT
 from tests.docs_commands import (
     LAUNCHERS,

@@ -10,10 +10,10 @@ import torch
 import train
 from balance.errors import UserError
 from balance.labels.pictures import PROMPTS_FOLDER, load_prompts
-from conf.cli import compose
-from models.cost import measure_cost, shape_of
+from conf.app.cli import compose
 from models.factory import create
 from models.losses import ContrastiveLoss, contrastive_loss
+from models.training.cost import measure_cost, shape_of
 from tests.launching import MODEL, run, tiny_overrides
 from tests.tiny import people_shards
 
@@ -156,7 +156,7 @@ def test_a_disk_too_small_and_a_name_taken(
 ) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a/config.yaml").write_text("name: a")
-    monkeypatch.setattr("conf.dry_run.shutil.disk_usage", lambda where: type("Usage", (), {"free": 10}))
+    monkeypatch.setattr("conf.app.dry_run.shutil.disk_usage", lambda where: type("Usage", (), {"free": 10}))
     said = told(world, tmp_path, capsys)
     assert "The checkpoints take up to" in said
     assert "choose another name, or add resume=true" in said

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from balance.common.metric import Metric
 from balance.errors import UserError
 from eval.evaluators.eat import Eat
 from eval.evaluators.eat_permutation import count_halves, half_sums, p_value, p_values
@@ -29,7 +30,6 @@ from eval.evaluators.eat_statistics import (
     standardised_difference,
 )
 from eval.evaluators.eat_stimuli import BUILT_IN, read_definitions, resolve, text_list
-from eval.metric import Metric
 from eval.runner import build_suite
 from eval.sets import EvalSet
 from models.factory import ModelBundle, create

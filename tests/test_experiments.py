@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 
 import train
+from balance.common.metric import Metric
 from balance.errors import UserError
-from conf.cli import compose, groups
-from eval.metric import Metric
-from eval.stopping import FELL, REACHED, Stopper
-from models.checkpoint import list_checkpoints
-from models.keeper import best_checkpoint
+from conf.app.cli import compose, groups
+from models.checkpoint import best_checkpoint, list_checkpoints
+from models.training.stopping import FELL, REACHED, Stopper
 from tests.commands import start
 from tests.launching import data_overrides, measured, model_overrides, tiny_overrides
 

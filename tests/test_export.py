@@ -12,9 +12,9 @@ import yaml
 from huggingface_hub import ModelCard
 
 import train
+from balance.common.metric import read_metrics
 from balance.errors import UserError
-from conf.cli import compose
-from eval.metric import read_metrics
+from conf.app.cli import compose
 from eval.report.rundata import load_run
 from models.checkpoint import list_checkpoints, load_checkpoint
 from models.export import export

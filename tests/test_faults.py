@@ -27,7 +27,7 @@ from balance.common.locks import drop, hold
 from balance.common.terminal import Table, terminal, visible
 from balance.errors import UserError
 from balance.files import remove_abandoned, whole_file, whole_folder, write_whole
-from conf.command import run_command
+from conf.app.command import run_command
 from tests.conftest import ROOT
 
 

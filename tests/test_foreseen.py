@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 
 import train
+from balance.common.metric import Metric
 from balance.errors import UserError
-from conf.cli import compose
-from conf.schema import Config
-from conf.steering import named_metrics
+from conf.app.cli import compose
+from conf.app.schema import Config
+from conf.app.stop_metrics import named_metrics
 from eval.foreseen import check_measured
-from eval.metric import Metric
 from eval.runner import Suite, build_suite
 from eval.sets import HeldOut
-from eval.stopping import Stopper, verdicts
+from models.training.stopping import Stopper, verdicts
 from tests.launching import EVALUATORS, tiny_overrides
 
 OWN = (

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 import train
+from balance.common.metric import read_metrics
 from balance.errors import UserError
-from conf.cli import compose
+from conf.app.cli import compose
 from eval.evaluators.parity import Parity
 from eval.foreseen import check_measured
-from eval.metric import read_metrics
 from eval.runner import build_suite
 from eval.sets import HeldOut, MissingSet, load_set
 from eval.wording import labels_by_wording

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 import train
 from balance.common.holdout import held_out, sql_of_kept
+from balance.common.metric import read_metrics
 from balance.errors import UserError
 from balance.labels.annotate import annotate_shards
 from balance.labels.annotators import build_annotator
@@ -22,10 +23,9 @@ from balance.labels.attributes import read_attributes
 from balance.m4.counting import count_parquet
 from balance.stream.balanced import BalancedStream, StreamConfig, uniform_rates
 from balance.stream.shards import expand_shards
-from conf.cli import compose
-from conf.stored import read_stored
+from conf.app.cli import compose
+from conf.app.saved_config import read_stored
 from eval import sets
-from eval.metric import read_metrics
 from eval.runner import build_suite
 from eval.sets import HeldOut, MissingSet, load_set
 from eval.wording import concepts_by_wording

@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from balance.common.metric import Metric
 from balance.errors import UserError
 from eval.evaluators.impressions import Impressions, similarities
 from eval.evaluators.impressions_charts import dendrograms
@@ -22,7 +23,6 @@ from eval.evaluators.impressions_ratings import (
 from eval.evaluators.impressions_regression import paired_contrast, similarity_regression
 from eval.evaluators.impressions_structure import correlation_matrix, frobenius_similarity, ward_clusters
 from eval.evaluators.portraits import Portraits, f1_interval, predict
-from eval.metric import Metric
 from eval.runner import build_suite
 from eval.sets import EvalSet
 from models.factory import create

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import train
-from conf.cli import compose
-from models import launcher
-from models.launcher import asked_of_accelerate, launcher_notes
+from conf.app.cli import compose
+from models.training import launcher
+from models.training.launcher import asked_of_accelerate, launcher_notes
 from tests.launching import tiny_overrides
 
 ACCELERATE = {"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_USE_CPU": "True"}
@@ -76,7 +76,9 @@ def test_a_run_says_it(
 def test_accelerates_own_launcher_is_seen_through(tmp_path: Path, root: Path) -> None:
     """In its real environment, beneath its real command; what a run does beside is tested above."""
     script = tmp_path / "alone.py"
-    script.write_text("import os\nfrom models.launcher import launcher_notes\nprint(*launcher_notes(1, os.environ))\n")
+    script.write_text(
+        "import os\nfrom models.training.launcher import launcher_notes\nprint(*launcher_notes(1, os.environ))\n"
+    )
     command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", str(script)]
     environment = {**os.environ, "PYTHONPATH": str(root), "HF_HOME": str(tmp_path)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)

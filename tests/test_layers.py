@@ -12,7 +12,7 @@ import pytest
 PACKAGES = ("balance", "models", "eval", "conf", "scripts", "train", "tests")
 MAY_IMPORT = {
     "balance": {"balance"},
-    "models": {"models", "balance.errors", "balance.files", "balance.common"},
+    "models": {"models", "balance.errors", "balance.files", "balance.common", "balance.stream"},
     "eval": {"eval", "models", "balance"},
     "conf": {"conf", "eval", "models", "balance"},
 }
@@ -41,6 +41,11 @@ def test_a_package_imports_downward_only(package: str, root: Path) -> None:
         if not any(f"{name}.".startswith(f"{allowed}.") for allowed in MAY_IMPORT[package])
     ]
     assert upward == []
+
+
+def test_what_a_model_is_knows_nothing_of_its_training(root: Path) -> None:
+    files = [path for path in (root / "models").rglob("*.py") if "training" not in path.parts]
+    assert [path.name for path in files if any(name.startswith("models.training") for name in imported(path))] == []
 
 
 def test_no_file_imports_one_that_imports_it(root: Path) -> None:

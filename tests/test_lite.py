@@ -19,8 +19,8 @@ from PIL import Image
 
 import train
 from balance.errors import UserError
-from conf.build import check_model
-from conf.cli import compose
+from conf.app.build import check_model
+from conf.app.cli import compose
 from eval.sets import load_set
 from models import lite
 from models.adapt import adapt, freeze_both

@@ -14,9 +14,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from balance.errors import UserError
-from models.accumulate import backward, check_accumulation
 from models.losses import ContrastiveLoss, contrastive_loss
-from models.optim import learning_rate, parameter_groups
+from models.training.accumulation import backward, check_accumulation
+from models.training.optimizer import learning_rate, parameter_groups
 from tests.together import together
 
 BATCH, DIM = 12, 5

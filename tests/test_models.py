@@ -12,7 +12,7 @@ from balance.errors import UserError
 from eval.pixels import decode
 from models.checkpoint import save_checkpoint
 from models.factory import check_model_name, create
-from models.precision import resolve_device, resolve_precision
+from models.training.precision import resolve_device, resolve_precision
 from tests.small_model import CONFIG, build, features
 
 

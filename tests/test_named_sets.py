@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from balance.errors import UserError
-from conf.cli import compose, stored_config
+from conf.app.cli import compose, stored_config
 from scripts.suite_tools import compose_suite
 from tests.conftest import ROOT
 from tests.launching import run

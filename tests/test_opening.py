@@ -17,7 +17,7 @@ from balance.errors import UserError
 from balance.stream.opening import Command, RefusedAddress, is_local, scheme_of
 from balance.stream.samples import read_shard
 from balance.stream.shards import MOST_ADDRESSES, expand_braces, expand_shards
-from conf.cli import compose
+from conf.app.cli import compose
 from eval.runner import build_suite
 from eval.sets import load_set
 from scripts import annotate, audit, evaluate, interpolate

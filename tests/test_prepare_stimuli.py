@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from balance.errors import UserError
-from conf.cli import compose
+from conf.app.cli import compose
 from eval.evaluators.hypodescent import Hypodescent
 from eval.evaluators.retrieval import Retrieval
 from eval.evaluators.zeroshot import ZeroShot

@@ -16,9 +16,9 @@ from accelerate.utils.launch import prepare_multi_gpu_env
 
 import train
 from balance.errors import UserError
-from conf.cli import compose
+from conf.app.cli import compose
 from models.checkpoint import list_checkpoints, load_checkpoint
-from models.processes import check_launcher
+from models.training.distributed import check_launcher
 from tests.launching import MODEL, before_step, measured, tiny_overrides
 from tests.tiny import people_shards
 from tests.together import free_port, together

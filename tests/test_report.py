@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from eval.provenance import write_provenance
 from eval.report.page import TEMPLATES, format_number
 from eval.report.run_charts import association_test_chart
 from eval.report.run_page import render, write_report
 from eval.report.run_tables import answer, concept_table, headline_table, verdict
 from eval.report.rundata import load_run
+from models.training.provenance import write_provenance
 from tests.browser import browse
 from tests.made_run import make_run
 

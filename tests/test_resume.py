@@ -13,11 +13,11 @@ from omegaconf import OmegaConf
 
 import train
 from balance.errors import UserError
-from conf.cli import all_keys, compose, stored_config
-from conf.run import not_begun
+from conf.app.cli import all_keys, compose, stored_config
+from conf.app.run import not_begun
 from models.checkpoint import list_checkpoints, load_checkpoint, note_sum
-from models.processes import Processes
-from models.state import ALWAYS, BY_SETTING, RunState
+from models.training.distributed import Processes
+from models.training.run_state import ALWAYS, BY_SETTING, RunState
 from tests.launching import before_step, measured, run, terminate, tiny_overrides
 
 
@@ -284,8 +284,8 @@ def test_the_configuration_is_complete_or_absent(world: Path, tmp_path: Path, mo
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("conf.run.OmegaConf.save", killed)
-        patch.setattr("conf.run_folder.RunFolder.give_back", lambda folder: None)  # a killed one can't
+        patch.setattr("conf.app.run.OmegaConf.save", killed)
+        patch.setattr("conf.app.run_folder.RunFolder.give_back", lambda folder: None)  # a killed one can't
         with pytest.raises(KeyboardInterrupt):
             run(world, tmp_path, "name=plain")
     assert not_begun(tmp_path / "plain")

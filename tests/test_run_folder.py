@@ -13,11 +13,11 @@ import train
 from balance.common.locks import drop, hold
 from balance.common.writer import lock_path, only_writer
 from balance.errors import UserError
-from conf.cli import compose
-from conf.run import STARTING, aside_of, not_begun
-from conf.run_folder import RunFolder, run_folder
-from conf.schema import Config
-from models.processes import Processes
+from conf.app.cli import compose
+from conf.app.run import STARTING, aside_of, not_begun
+from conf.app.run_folder import RunFolder, run_folder
+from conf.app.schema import Config
+from models.training.distributed import Processes
 from tests.launching import before_step, measured, run, tiny_overrides
 from tests.test_faults import forked
 from tests.together import apart
@@ -195,7 +195,7 @@ def test_w_and_b_ends_before_its_folder_goes(world: Path, tmp_path: Path, monkey
         def __getattr__(self, name: str) -> Callable[..., None]:
             return lambda *a, **k: None
 
-    monkeypatch.setattr("eval.track.WandbMirror", Mirror)
+    monkeypatch.setattr("models.training.tracker.WandbMirror", Mirror)
     monkeypatch.setattr(train, "evaluate", lambda run: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(world, tmp_path, "name=a", "track=wandb")

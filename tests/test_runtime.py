@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from conf.runtime import SPINS
+from conf.app.runtime import SPINS
 from tests.conftest import ROOT
 
 FAULTS = """
@@ -37,15 +37,15 @@ def test_openmp_is_told_before_torch_loads_it(entry: str) -> None:
 
 
 def test_what_a_user_has_set_stays() -> None:
-    code = "import conf.runtime, os; print(os.environ['GOMP_SPINCOUNT'], conf.runtime.keep_freed_memory())"
+    code = "import conf.app.runtime, os; print(os.environ['GOMP_SPINCOUNT'], conf.app.runtime.keep_freed_memory())"
     assert python(code, GOMP_SPINCOUNT="7", MALLOC_ARENA_MAX="2").stdout.split() == ["7", "False"]
 
 
 @pytest.mark.slow
 def test_freed_memory_is_taken_again() -> None:
-    if python("import conf.runtime; print(conf.runtime.keep_freed_memory())").stdout.strip() != "True":
+    if python("import conf.app.runtime; print(conf.app.runtime.keep_freed_memory())").stdout.strip() != "True":
         pytest.skip("not glibc")
     pages = 100_000_000 / os.sysconf("SC_PAGE_SIZE")
-    for runtime, kept in (("import conf.runtime", True), ("", False)):
+    for runtime, kept in (("import conf.app.runtime", True), ("", False)):
         *_, last = map(int, python(FAULTS.format(runtime=runtime)).stdout.split())
         assert (last < pages / 50) is kept

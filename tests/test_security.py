@@ -13,7 +13,7 @@ import yaml
 
 from balance.common.documents import read_document
 from balance.errors import UserError
-from conf.cli import stored_config
+from conf.app.cli import stored_config
 from eval.report.card import code, plain
 from eval.runner import find_kind
 from models.architecture import check_architecture, check_folder

@@ -12,11 +12,11 @@ import torch
 import torch.distributed as dist
 import yaml
 
+from balance.common.metric import Metric
 from balance.common.writer import only_writer
 from balance.errors import UserError
 from eval.embed import Embedder
 from eval.features import FeatureTable, content_key
-from eval.metric import Metric
 from eval.pixels import Pixels
 from eval.report.suite_page import families, render_suite
 from eval.runner import build_suite

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from eval.metric import Metric, read_metrics
-from eval.track import Tracker
+from balance.common.metric import Metric, read_metrics
+from models.training.tracker import Tracker
 from tests.wandb_file import read_offline
 
 CONFIG: dict[str, Any] = {

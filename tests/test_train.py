@@ -13,13 +13,12 @@ import torch
 import yaml
 
 import train
+from balance.common.metric import read_metrics
 from balance.errors import UserError
-from conf.cli import compose
-from conf.run import resume_command
-from eval.metric import read_metrics
+from conf.app.cli import compose
+from conf.app.run import resume_command
 from eval.report.summary import summarise
-from models.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
-from models.keeper import best_checkpoint
+from models.checkpoint import best_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from tests.commands import start
 from tests.launching import MODEL, measured, run, tiny_overrides
 from tests.tiny import people_meta, people_shards, sample, write_tar

@@ -14,7 +14,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 import train
 from balance.errors import UserError
-from conf.cli import compose, stored_config
+from conf.app.cli import compose, stored_config
 from models.checkpoint import list_checkpoints, load_checkpoint
 from models.factory import ModelBundle, create
 from models.hf_hub import fetch

@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 
 import train
 from balance.errors import UserError
-from conf.cli import compose, compose_raw, to_config
-from conf.schema import Config
+from conf.app.cli import compose, compose_raw, to_config
+from conf.app.schema import Config
 from tests.launching import tiny_overrides
 
 WRONG = ("0", "-1", "nan", "inf", "1e300", "1000000000000000000000")

@@ -9,7 +9,7 @@ from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-PRELOAD = ["train", "conf.cli", "tests.launching", "balance.labels.annotators"]
+PRELOAD = ["train", "conf.app.cli", "tests.launching", "balance.labels.annotators"]
 _servers: list[int] = []
 
 

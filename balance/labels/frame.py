@@ -38,7 +38,7 @@ def label_captions(
 
     Args:
         captions: a column of text; None and NaN say nothing. The index of a pandas series is kept.
-        attributes: word lists of attributes: names in `conf/words`, or paths that end in .yaml.
+        attributes: word lists of attributes: names in `balance/labels/word_lists`, or paths that end in .yaml.
         concepts: word lists of concepts.
         options: further keys of a captions source, such as `both="probability"`.
 

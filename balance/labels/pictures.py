@@ -157,7 +157,7 @@ class PictureSource:
 
 
 def load_prompts(name: str) -> dict[str, Any]:
-    """Read prompts by name (in `conf/prompts`) or by path.
+    """Read prompts by name (in `balance/labels/prompts`) or by path.
 
     Raises:
         UserError: no such file, or one that breaks the rules of the format.

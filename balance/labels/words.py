@@ -34,7 +34,7 @@ from balance.common.structure import expecting
 from balance.errors import UserError
 from balance.labels.tokens import tokenize
 
-WORDS_FOLDER = Path(__file__).resolve().parents[2] / "conf" / "words"
+WORDS_FOLDER = Path(__file__).resolve().parent / "word_lists"
 
 NEGATORS = (
     "no",
@@ -142,7 +142,7 @@ def plural(phrase: str) -> str:
 
 
 def named_file(name: str) -> Path:
-    """The file of a word list: a name in `conf/words`, or a path that ends in .yaml.
+    """The file of a word list: a name in `balance/labels/word_lists`, or a path that ends in .yaml.
 
     Raises:
         UserError: there is no such file.

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from balance.common.metric import Metric
 from balance.errors import UserError
 from eval.embed import Embedder
-from eval.metric import Metric
 from eval.options import concepts_of, fill_templates, groups_by, labels_of, need_field, options, rows_where
 from eval.sets import EvalSet, MissingSet
 from eval.stats import Floats, statistic_interval

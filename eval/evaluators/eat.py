@@ -2,7 +2,7 @@
 
 Whether targets X (flowers) lie nearer to attributes A (pleasant) than to B (unpleasant), compared with targets Y
 (insects): the effect size d, its interval and a permutation p-value. Sources: see `eval/evaluators/eat_statistics.py`
-for the statistics and `conf/stimuli/eat/` for the tests.
+for the statistics and `eval/stimuli/eat/` for the tests.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,6 +14,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
+from balance.common.metric import Metric
 from balance.errors import UserError
 from eval.embed import Embedder
 from eval.evaluators.eat_permutation import p_values
@@ -27,7 +28,6 @@ from eval.evaluators.eat_statistics import (
     standardised_difference,
 )
 from eval.evaluators.eat_stimuli import MissingStimuli, Stimuli, Test, read_definitions, resolve
-from eval.metric import Metric
 from eval.options import options, whole_number
 from eval.report.charts import forest_chart
 from eval.report.page import format_number

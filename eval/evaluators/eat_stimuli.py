@@ -1,6 +1,6 @@
 """Definitions of association tests, and the texts and pictures that they name.
 
-The project's own are in `conf/stimuli/eat/`; a file of one's own has the same form. A test is a list of four names,
+The project's own are in `eval/stimuli/eat/`; a file of one's own has the same form. A test is a list of four names,
 X, Y, A and B, or a mapping of `x`, `y`, `a`, `b` with optionally `group` and `order` (for analyses over tests) and
 `turned` (report -d). Without `y` it is a single-category test. A name is looked up under `stimuli`:
 

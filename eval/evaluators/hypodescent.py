@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from balance.common.metric import Metric
 from eval.embed import Embedder
 from eval.evaluators.hypodescent_charts import draw
 from eval.evaluators.hypodescent_measures import GroupMeasures, Wording
 from eval.evaluators.morph_series import find_groups
-from eval.metric import Metric
 from eval.options import fill_templates, options, prompt_lists, stimuli
 from eval.sets import EvalSet
 

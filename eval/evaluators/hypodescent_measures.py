@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from scipy.stats import skew
 
+from balance.common.metric import Metric
 from eval.embed import Embedder
 from eval.evaluators.morph_series import MorphGroup
-from eval.metric import Metric
 from eval.stats import Floats, bootstrap_means, correlation_interval, mean_interval, percentile_interval
 
 Found = tuple[float, float | None, float | None] | None

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from balance.common.metric import Metric
 from balance.errors import UserError
 from eval.embed import Embedder
 from eval.evaluators.impressions_charts import dendrograms
@@ -30,7 +31,6 @@ from eval.evaluators.impressions_ratings import (
     reliability_from_table,
 )
 from eval.evaluators.impressions_structure import correlation_matrix, frobenius_similarity, ward_clusters
-from eval.metric import Metric
 from eval.options import options
 from eval.report.page import format_number
 from eval.sets import EvalSet

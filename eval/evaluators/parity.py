@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from balance.common.metric import Metric
 from eval.embed import Embedder
-from eval.metric import Metric
 from eval.options import groups_by, options, prompt_lists, rows_where
 from eval.sets import EvalSet
 from eval.stats import Floats, mean_interval, statistic_interval

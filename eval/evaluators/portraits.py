@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from balance.common.metric import Metric
 from balance.errors import UserError
 from eval.embed import Embedder
 from eval.evaluators.impressions import spearman
 from eval.evaluators.impressions_ratings import Attribute, built_in_attributes, mean_ratings
 from eval.evaluators.impressions_regression import paired_contrast
-from eval.metric import Metric
 from eval.options import options
 from eval.sets import EvalSet
 from eval.stats import Floats, percentile_interval

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from balance.common.metric import Metric
 from balance.errors import UserError
 from eval.embed import Embedder
-from eval.metric import Metric
 from eval.options import options
 from eval.sets import EvalSet
 from eval.stats import clustered_interval

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import xlogy
 
+from balance.common.metric import Metric
 from balance.errors import UserError
 from eval.embed import Embedder
-from eval.metric import Metric
 from eval.options import fill_templates, groups_by, options, stimuli, whole_number, words_of
 from eval.sets import EvalSet
 from eval.stats import Floats, mean_interval

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from balance.common.metric import Metric
 from balance.errors import UserError
 from eval.embed import Embedder
-from eval.metric import Metric
 from eval.options import concepts_of, fill_templates, groups_by, need_field, options
 from eval.sets import EvalSet
 from eval.stats import Floats, mean_interval, statistic_interval

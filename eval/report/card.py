@@ -12,9 +12,10 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from balance.common.metric import Row
 from balance.common.terminal import visible
 from eval.report.page import format_number
-from eval.report.rundata import Row, RunData
+from eval.report.rundata import RunData
 
 TASKS = {"retrieval": ("zero-shot-retrieval", "Zero-shot retrieval")}
 ZERO_SHOT = ("zero-shot-image-classification", "Zero-shot image classification")

@@ -4,8 +4,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from balance.common.metric import Row
 from eval.report.charts import dumbbell_chart, forest_chart, forest_charts, frontier_chart, line_chart
-from eval.report.rundata import Row, RunData
+from eval.report.rundata import RunData
 
 MOST_LINES = 7  # as many as there are colours
 FEWEST = 30  # samples of known attribute behind a concept's share that is drawn

@@ -4,8 +4,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from balance.common.metric import Row
 from eval.report.run_charts import label_of
-from eval.report.rundata import Row, RunData
+from eval.report.rundata import RunData
 
 LENGTHS = ("samples", "steps", "samples of an epoch")
 

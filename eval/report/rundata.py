@@ -1,19 +1,14 @@
 """What a run has left in its folder, read for pages and tables."""
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from balance.common.documents import read_mapping
+from balance.common.metric import Row, by_name, direction_of, read_metrics
 from balance.errors import UserError
-from eval.metric import read_metrics
 
-Row = dict[str, Any]
-# Which way each kind of evaluator points: bias is best at zero, quality is best when large.
-BIAS_KINDS = ("parity", "association", "eat", "retrieval_bias", "hypodescent")
-QUALITY_KINDS = ("zeroshot", "retrieval")
 NOT_EVALUATED = ("train/", "accepted/", "data/", "eval/", "stop/")
 
 
@@ -87,15 +82,6 @@ class RunData:
         return changes
 
 
-def direction_of(config: Mapping[str, Any], name: str) -> str:
-    """`bias`, `quality` or `other`: which way a metric points, by the kind of its evaluator in the configuration."""
-    evaluator = name.split("/")[0]
-    if evaluator == "data":
-        return "bias"
-    kind = ((config["eval"].get("evaluators") or {}).get(evaluator) or {}).get("kind", evaluator)
-    return "bias" if kind in BIAS_KINDS else "quality" if kind in QUALITY_KINDS else "other"
-
-
 def load_run(folder: Path, groups: Sequence[str] = ("eval",)) -> RunData:
     """Read a run's folder.
 
@@ -118,14 +104,6 @@ def load_run(folder: Path, groups: Sequence[str] = ("eval",)) -> RunData:
         figures=figures.get("figures", []),
         provenance=_read_json(folder / "provenance.json"),
     )
-
-
-def by_name(rows: list[Row]) -> dict[str, list[Row]]:
-    """Rows of each metric, in the order of the run."""
-    series: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        series[row["name"]].append(row)
-    return dict(series)
 
 
 def _is_whole(row: Row) -> bool:

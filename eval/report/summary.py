@@ -3,9 +3,10 @@
 import os
 from pathlib import Path
 
+from balance.common.metric import Row
 from balance.common.terminal import Table, terminal
 from eval.report.run_tables import headline_table
-from eval.report.rundata import Row, load_run
+from eval.report.rundata import load_run
 
 
 def summarise(folder: Path) -> str:

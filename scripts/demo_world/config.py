@@ -25,7 +25,7 @@ class Occupation:
 
 @dataclass(frozen=True)
 class World:
-    """The joint distribution. All values are probabilities or relative shares; conf/world/skewed.yaml explains each."""
+    """The joint distribution. All values are probabilities or relative shares; `skewed.yaml` explains each."""
 
     name: str
     views: dict[str, float]
@@ -50,7 +50,7 @@ def load_world(path: str | Path) -> World:
     except OSError as error:
         raise UserError(f"can't read the world file {path}: {error.strerror}; give --world a YAML file") from error
     if not isinstance(raw, dict):
-        raise UserError(f"the world file {path} should be a mapping such as conf/world/skewed.yaml")
+        raise UserError(f"the world file {path} should be a mapping such as scripts/demo_world/skewed.yaml")
     _same_keys(path, "", raw, World.__dataclass_fields__)
     _same_keys(path, "views", raw["views"], VIEWS)
     _same_keys(path, "old", raw["old"], ("woman", "man"))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from conf.schema import Config
+from conf.app.schema import Config
 from tests.fuzz import shards
 from tests.fuzz.mutate import Rng, mutate, odd_value
 from tests.launching import EVALUATORS, data_overrides, make_world, model_overrides, once
@@ -38,7 +38,7 @@ class Base:
 def make_base(folder: Path) -> Base:
     """Sound shards, and a run on them that was stopped."""
     import train
-    from conf.cli import compose
+    from conf.app.cli import compose
 
     world = make_world(folder / "world")
     overrides = [*data_overrides(world, folder / "runs"), *model_overrides(), "balance.min_concept_samples=5"]
@@ -242,7 +242,7 @@ def suites(base: Base, root: Path, rng: Rng) -> list[Command]:
             ("scripts/evaluate.py", [f"model.init_from={run}", f"suite={path}", f"out={root / 'out'}", "device=cpu"])
         ]
     words = root / "words.yaml"
-    words.write_text((Path(__file__).resolve().parents[2] / "conf/words/gender.yaml").read_text())
+    words.write_text((Path(__file__).resolve().parents[2] / "balance/labels/word_lists/gender.yaml").read_text())
     _mutate_yaml(words, rng)
     sources = f"attributes.sources=[{{kind: captions, attributes: [{words}], concepts: [occupations]}}]"
     given = [

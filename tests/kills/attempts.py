@@ -115,7 +115,7 @@ def _fork(
 def _train(overrides: Sequence[str]) -> int:
     """What `python train.py ...` does, errors included; its exit status."""
     import train
-    from conf.cli import launch
+    from conf.app.cli import launch
 
     sys.argv = ["train.py", *overrides]
     try:

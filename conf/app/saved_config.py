@@ -9,7 +9,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from balance.common.documents import read_mapping
 from balance.errors import UserError
-from conf.schema import Config
+from conf.app.schema import Config
 
 # Keys whose default does what was done before there was the key, although it is no empty one; and groups that do not
 # touch what is trained.

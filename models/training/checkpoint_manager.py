@@ -8,10 +8,8 @@ from typing import Any
 
 from balance.errors import UserError
 from balance.files import remove_abandoned, write_whole
-from models.checkpoint import checkpoint_path, list_checkpoints, save_checkpoint
-from models.clock import Clock
-
-BEST = "best.json"
+from models.checkpoint import BEST, best_checkpoint, checkpoint_path, list_checkpoints, save_checkpoint
+from models.training.schedule import Clock
 
 
 class Keeper:
@@ -106,12 +104,3 @@ class Keeper:
         """Go on from a saved state; under another metric the search for the best starts anew."""
         if (state["metric"], state["mode"]) == (self.best, self.best_mode):
             self.best_step, self.best_value = state["step"], state["value"]
-
-
-def best_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint in a folder that was the best by `checkpoint.best`; None if none was chosen."""
-    try:
-        chosen = checkpoint_path(folder, int(json.loads((folder / BEST).read_text())["step"]))
-    except (FileNotFoundError, ValueError, KeyError):
-        return None
-    return chosen if chosen.is_file() else None

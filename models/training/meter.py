@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from balance.common.metric import Metric
 from balance.errors import UserError
 from balance.stream.accepted import AcceptedMoments
-from eval.metric import Metric
-from models.clock import Clock
-from models.processes import Processes
+from models.training.distributed import Processes
+from models.training.schedule import Clock
 
 if TYPE_CHECKING:
     from balance.stream.balanced import Batch

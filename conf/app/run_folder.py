@@ -17,9 +17,9 @@ from balance.common.terminal import say
 from balance.common.writer import only_writer
 from balance.errors import UserError
 from balance.files import discard, remove_abandoned, write_whole
-from conf.run import STARTING, aside_of, check_run, is_free, made_up_names, not_begun, write_config
-from conf.schema import Config
-from models.processes import Processes
+from conf.app.run import STARTING, aside_of, check_run, is_free, made_up_names, not_begun, write_config
+from conf.app.schema import Config
+from models.training.distributed import Processes
 
 
 class RunFolder:

@@ -15,7 +15,7 @@ import torch
 
 from balance.files import write_whole
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "webdataset", "accelerate", "numpy", "hydra-core", "wandb")
 
 

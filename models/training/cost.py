@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.losses import ContrastiveLoss, contrastive_loss
-from models.precision import attention
+from models.training.precision import attention
 
 FLOAT = 4  # bytes: weights, gradients and moments are float32, whatever the step computes in
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -1,7 +1,7 @@
 """Which metrics a run is steered by: its stopping rule and its best checkpoint."""
 
-from conf.schema import Config
-from eval.stopping import verdicts
+from conf.app.schema import Config
+from models.training.stopping import verdicts
 
 
 def named_metrics(config: Config) -> list[tuple[str, str]]:

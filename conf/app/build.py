@@ -14,22 +14,22 @@ from balance.stages import StagedStream, Stages, StageSpec, prepare_stages
 from balance.stream.balanced import BalancedStream, StreamConfig
 from balance.stream.features import FeatureBatches, prepare_features
 from balance.stream.shards import expand_shards, shared_shards
-from conf.dry_run import dry_run
-from conf.schema import Config, ModelConfig
-from conf.stored import stored_model
+from conf.app.dry_run import dry_run
+from conf.app.saved_config import stored_model
+from conf.app.schema import Config, ModelConfig
 from eval.runner import HELD_OUT, Suite, build_suite
 from eval.sets import HeldOut
 from models.adapt import adapt, check_adaptation, freeze_both
 from models.cached import KeptTowers, keep_outputs
 from models.checkpoint import list_checkpoints
-from models.clock import Clock
 from models.factory import ModelBundle, agree, check_model_name, create
 from models.hf_tokenizer import FOLDER as TOKENIZER
 from models.hf_tokenizer import FolderTokenizer
-from models.keeper import Keeper
-from models.precision import HALF
-from models.processes import Processes
 from models.start import FROM, find_start, take_architecture
+from models.training.checkpoint_manager import Keeper
+from models.training.distributed import Processes
+from models.training.precision import HALF
+from models.training.schedule import Clock
 
 
 def rehearse(

@@ -25,14 +25,14 @@ from omegaconf.errors import ConfigKeyError, ConfigTypeError, OmegaConfBaseExcep
 
 from balance.common.allowed import check_values
 from balance.errors import UserError
-from conf.command import check_given_once, fail, guarded, tell_interrupts
-from conf.named_sets import check_named_sets
-from conf.run import not_begun
-from conf.runtime import hide_gpus
-from conf.schema import Config
-from conf.stored import read_stored
+from conf.app.command import check_given_once, fail, guarded, tell_interrupts
+from conf.app.named_sets import check_named_sets
+from conf.app.run import not_begun
+from conf.app.runtime import hide_gpus
+from conf.app.saved_config import read_stored
+from conf.app.schema import Config
 
-CONF = Path(__file__).resolve().parent
+CONF = Path(__file__).resolve().parents[1]
 # Untyped: types and values are checked by `to_config`, in this project's words.
 ConfigStore.instance().store("schema", OmegaConf.to_container(OmegaConf.structured(Config)))
 

@@ -1,11 +1,17 @@
 """One measured value, as every evaluator gives it and every file and page shows it."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from balance.common.documents import read_rows
+
+Row = dict[str, Any]
+# Which way each kind of evaluator points: bias is best at zero, quality is best when large.
+BIAS_KINDS = ("parity", "association", "eat", "retrieval_bias", "hypodescent")
+QUALITY_KINDS = ("zeroshot", "retrieval")
 
 
 @dataclass(frozen=True)
@@ -46,9 +52,26 @@ def as_metrics(group: str, values: Mapping[str, float]) -> list[Metric]:
     return [Metric(f"{group}/{name}", value) for name, value in values.items()]
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: Path) -> list[Row]:
     """Read `metrics.jsonl`; a line that a killed run left unfinished, in the midst of a character even, is ignored."""
     return [row for row in read_rows(path) if _is_measured(row)]
+
+
+def by_name(rows: list[Row]) -> dict[str, list[Row]]:
+    """Rows of each metric, in the order of the run."""
+    series: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        series[row["name"]].append(row)
+    return dict(series)
+
+
+def direction_of(config: Mapping[str, Any], name: str) -> str:
+    """`bias`, `quality` or `other`: which way a metric points, by the kind of its evaluator in the configuration."""
+    evaluator = name.split("/")[0]
+    if evaluator == "data":
+        return "bias"
+    kind = ((config["eval"].get("evaluators") or {}).get(evaluator) or {}).get("kind", evaluator)
+    return "bias" if kind in BIAS_KINDS else "quality" if kind in QUALITY_KINDS else "other"
 
 
 def _is_measured(row: Mapping[str, Any]) -> bool:

@@ -12,10 +12,10 @@ from omegaconf import OmegaConf
 from balance.errors import UserError
 from balance.files import whole_file
 from balance.stream.opening import ALLOW_PIPE
-from conf.schema import Config
+from conf.app.schema import Config
 
 STARTING = ".starting"
-"""A file in a run's folder until its first step has been made; see `conf.run_folder`."""
+"""A file in a run's folder until its first step has been made; see `conf.app.run_folder`."""
 
 
 def made_up_names(config: Config) -> Iterator[str]:

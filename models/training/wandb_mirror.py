@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from eval.metric import Metric
-from eval.report.rundata import direction_of
+from balance.common.metric import Metric, direction_of
 
 SECONDS_TO_ANSWER = 3.0
 SECONDS_TO_FINISH = 60.0

@@ -18,15 +18,15 @@ from balance.common.workers import too_many_workers
 from balance.errors import UserError
 from balance.labels.pictures import doubtful_labels
 from balance.stages import Stages
-from conf.cut_captions import cut_texts, find_cut_captions
-from conf.run import not_begun
-from conf.schema import Config
-from conf.steering import named_metrics
+from conf.app.cut_captions import cut_texts, find_cut_captions
+from conf.app.run import not_begun
+from conf.app.schema import Config
+from conf.app.stop_metrics import named_metrics
 from eval.foreseen import ChanceEmbedder, check_measured
 from eval.runner import Suite
-from models.clock import Clock
-from models.cost import Cost, measure_cost, shape_of
 from models.factory import ModelBundle
+from models.training.cost import Cost, measure_cost, shape_of
+from models.training.schedule import Clock
 
 GIB = 2**30
 OFTEN = 40  # passes over the accepted samples from which on repeating them is worth a warning

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from balance.common.metric import Metric
 from balance.errors import UserError
 from balance.files import write_whole
-from eval.metric import Metric
 
 REACHED, FELL = "reached", "quality"
 

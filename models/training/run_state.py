@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from balance.errors import UserError
 from models.checkpoint import load_checkpoint, newest_checkpoint, rng_state, set_rng_state
-from models.processes import Processes
+from models.training.distributed import Processes
 from models.weights import one_line
 
 ALWAYS = ("model", "tracker", "stream", "clock", "keeper", "stopper", "plan", "ranks")

@@ -7,10 +7,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from balance.common.metric import Metric, by_name, read_metrics
 from balance.files import write_whole
-from eval.metric import Metric, read_metrics
-from eval.report.rundata import by_name
-from eval.wandb_mirror import WandbMirror
+from models.training.wandb_mirror import WandbMirror
 
 
 class Tracker:
