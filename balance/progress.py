@@ -6,6 +6,7 @@ from types import TracebackType
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
+from balance.common.pulse import PULSE
 from balance.common.terminal import terminal, visible
 
 
@@ -48,6 +49,7 @@ class ProgressLine:
             self._task = self._bar.add_task(self.label, total=total, completed=start, note="")
 
     def __enter__(self) -> "ProgressLine":
+        PULSE.beat(self.label)
         if self._bar is not None:
             self._bar.start()
         return self
@@ -63,6 +65,7 @@ class ProgressLine:
     def update(self, amount: int, note: str = "") -> None:
         """Add finished units, with a few words to show beside the rate."""
         self.done += amount
+        PULSE.beat()
         if not self.shown:
             return
         if self._bar is not None:

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 
 from balance.errors import UserError
@@ -20,6 +19,7 @@ from eval.features import FeatureStore, FeatureTable, content_key
 from eval.pixels import Pixels
 from eval.sets import EvalSet
 from models.factory import ModelBundle
+from models.training.distributed import Processes
 
 CPU_PIXELS = 16 * 224 * 224  # given to a model at a time on a CPU: doubles EfficientNet's speed, ViT's stays
 MANY_TEXTS = 5000  # from here on texts take long enough for a progress line
@@ -32,8 +32,7 @@ class Embedder:
         bundle: the model with tokenizer and preprocessing.
         device: where it computes.
         batch_size: pictures or texts at a time.
-        rank: this process.
-        world: number of processes; each embeds its share, and all get all.
+        processes: each embeds its share, and all get all; by default this one alone.
         pixels: the decoder, with the pictures that it has kept.
         store: features on disk, used and added to by the first process.
         name: what the model is called in messages.
@@ -49,8 +48,7 @@ class Embedder:
         bundle: ModelBundle,
         device: torch.device,
         batch_size: int = 256,
-        rank: int = 0,
-        world: int = 1,
+        processes: Processes | None = None,
         pixels: Pixels | None = None,
         store: FeatureStore | None = None,
         name: str = "the model",
@@ -58,7 +56,8 @@ class Embedder:
     ) -> None:
         self.bundle, self.device, self.batch_size = bundle, device, batch_size
         self.model: Any = bundle.model  # open_clip's model classes share these methods but no base class
-        self.rank, self.world, self.name, self.shown = rank, world, name, shown and rank == 0
+        self.processes = processes or Processes(alone=True)
+        self.name, self.shown = name, shown and self.processes.first
         self.pixels = pixels or Pixels(0)
         self.store = store
         self.truncated: list[str] = []
@@ -96,7 +95,7 @@ class Embedder:
             return
         start = time.perf_counter()
         rounds = self._rounds(new)
-        shares = [part[self.rank :: self.world] for part in rounds]
+        shares = [part[self.processes.rank :: self.processes.world] for part in rounds]
         with ProgressLine("embed pictures", len(new), "pictures", shown=self.shown) as line:
             for part, pixels in zip(rounds, self.pixels.batches(self.bundle.resize, shares), strict=True):
                 mine = None
@@ -121,7 +120,7 @@ class Embedder:
         shown, start = self.shown and len(new) >= MANY_TEXTS, time.perf_counter()
         with ProgressLine("embed texts", len(new), "texts", shown=shown) as line:
             for part in self._rounds(new):
-                mine = part[self.rank :: self.world]
+                mine = part[self.processes.rank :: self.processes.world]
                 features = None
                 if mine:
                     tokens = self.bundle.tokenizer(list(mine))
@@ -149,15 +148,13 @@ class Embedder:
 
     def finish(self) -> None:
         """Write what the store has not written yet, and put together which texts were cut."""
-        if self.world > 1:
-            parts: list[Any] = [None] * self.world
-            dist.all_gather_object(parts, self.truncated)
-            self.truncated = list(dict.fromkeys(text for part in parts for text in part))
+        parts = self.processes.gather(self.truncated)
+        self.truncated = list(dict.fromkeys(text for part in parts for text in part))
         self.save()
 
     def save(self) -> None:
         """Write what the store has not written yet."""
-        if self.store is not None and self.rank == 0:
+        if self.store is not None and self.processes.first:
             self.store.flush(self.truncated)
 
     def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -171,22 +168,21 @@ class Embedder:
 
     def _rounds(self, items: Sequence[Any]) -> list[Sequence[Any]]:
         """Stretches of which each process gets at most a batch."""
-        step = self.batch_size * self.world
+        step = self.batch_size * self.processes.world
         return [items[start : start + step] for start in range(0, len(items), step)]
 
     def _gather(self, mine: torch.Tensor | None, total: int) -> torch.Tensor:
         """Normalise, and put the processes' interleaved rows together again."""
         mine = None if mine is None else F.normalize(mine.float().cpu(), dim=1)
-        if self.world == 1:
+        if self.processes.world == 1:
             assert mine is not None
             return mine
-        parts: list[torch.Tensor | None] = [None] * self.world
-        dist.all_gather_object(parts, mine)
+        parts = self.processes.gather(mine)
         some = next(part for part in parts if part is not None)
         full = some.new_empty(total, some.shape[1])
         for rank, part in enumerate(parts):
             if part is not None:
-                full[rank :: self.world] = part
+                full[rank :: self.processes.world] = part
         return full
 
     def _check(self, features: torch.Tensor, what: str, names: Sequence[str]) -> None:
@@ -199,19 +195,16 @@ class Embedder:
 
     def _add(self, kind: str, keys: list[bytes], features: torch.Tensor) -> None:
         self._tables[kind].add(keys, features)
-        if self.store is not None and self.rank == 0:
+        if self.store is not None and self.processes.first:
             self.store.add(kind, keys, features)
 
     def _load(self, store: FeatureStore) -> None:
         """Read the store on the first process, for all."""
-        if self.rank == 0:
+        if self.processes.first:
             for kind, table in self._tables.items():
                 store.load(kind, table)
             self.truncated = store.truncated()
-        if self.world > 1:
-            whole: list[Any] = [self._tables, self.truncated]
-            dist.broadcast_object_list(whole)
-            self._tables, self.truncated = whole
+        self._tables, self.truncated = self.processes.agree((self._tables, self.truncated))
 
     def _note_truncated(self, texts: Sequence[str], tokens: torch.Tensor) -> None:
         """Note which texts are longer than the tokens they get: only rows without padding at the end can be."""

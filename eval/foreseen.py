@@ -17,6 +17,7 @@ from eval.embed import Embedder
 from eval.runner import Evaluator, Suite
 from eval.sets import EvalSet
 from models.factory import ModelBundle
+from models.training.distributed import Processes
 
 SHOWN = 8  # names in a sentence
 
@@ -34,7 +35,7 @@ class ChanceEmbedder(Embedder):
 
     def __init__(self, bundle: ModelBundle | None = None) -> None:
         self.bundle = bundle  # type: ignore[assignment]
-        self.name, self.batch_size, self.rank, self.world = "the model", 256, 0, 1
+        self.name, self.batch_size, self.processes = "the model", 256, Processes(alone=True)
         self.device, self.truncated = torch.device("cpu"), []
         self.pictures: set[bytes] = set()
         self.said: dict[str, None] = {}

@@ -20,6 +20,7 @@ from eval.features import FeatureStore
 from eval.pixels import KEEP_BYTES, Pixels
 from eval.sets import EvalSet, HeldOut, MissingSet, load_set
 from models.factory import ModelBundle
+from models.training.distributed import Processes
 
 
 class Evaluator(Protocol):
@@ -86,8 +87,7 @@ class Suite:
         self,
         bundle: ModelBundle,
         device: torch.device,
-        rank: int = 0,
-        world: int = 1,
+        processes: Processes | None = None,
         cache: Path | None = None,
         name: str = "the model",
         shown: bool = False,
@@ -99,8 +99,7 @@ class Suite:
         Args:
             bundle: the model.
             device: where it computes.
-            rank: this process.
-            world: number of processes.
+            processes: those that measure together; by default this one alone.
             cache: a folder for features, from which an interrupted run goes on.
             name: what the model is called in messages.
             shown: show the progress.
@@ -112,14 +111,14 @@ class Suite:
         bundle.model.eval()
         start = time.perf_counter()
         store = None if cache is None else FeatureStore(cache, bundle)
-        embed = Embedder(bundle, device, self.batch_size, rank, world, self.pixels, store, name, shown)
+        embed = Embedder(bundle, device, self.batch_size, processes, self.pixels, store, name, shown)
         try:
             metrics = list(self._measure(embed))
         finally:
             embed.save()
             bundle.model.train(training)
         embed.finish()
-        self._warn(embed.truncated, name, rank == 0)
+        self._warn(embed.truncated, name, embed.processes.first)
         self.seconds["all"] = time.perf_counter() - start
         metrics.append(Metric("eval/seconds", self.seconds["all"]))
         return metrics

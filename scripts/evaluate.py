@@ -24,6 +24,7 @@ if __name__ == "__main__":  # the project's folder, whichever folder the command
 
 import conf.app.runtime  # noqa: F401  # isort: skip  # before torch
 
+import torch
 from accelerate import PartialState
 
 from balance.common.terminal import Table, say, terminal
@@ -38,6 +39,7 @@ from eval.report.suite_page import render_suite
 from models.factory import check_model_name
 from models.training.distributed import Processes
 from models.training.precision import resolve_device
+from models.training.watchdog import watching
 from scripts.suite_tools import (
     Measured,
     compose_suite,
@@ -58,32 +60,35 @@ def main(arguments: list[str]) -> int:
     config = compose_suite(overrides, options["suite"])
     device = resolve_device(config.device)
     check_model_name(config.model.name, config.model.config, config.model.pretrained, config.model.init_from)
-    processes = PartialState(cpu=device.type == "cpu")
+    state = PartialState(cpu=device.type == "cpu")
+    processes = Processes()
     name = model_name(config.model)
     out = Path(options["out"] or Path("runs", "evaluations", f"{folder_name(name)}-{config.eval.name}"))
     cache = None if options["cache"] == "null" else Path(options["cache"] or out / "features")
 
     with ExitStack() as held:
-        Processes().by_first(lambda: held.enter_context(results_folder(out)))
-        return evaluate(config, name, out, cache, processes)
+        held.enter_context(watching(processes, 60 * config.distributed.timeout))
+        processes.by_first(lambda: held.enter_context(results_folder(out)))
+        return evaluate(config, name, out, cache, processes, state.device)
 
 
-def evaluate(config: Config, name: str, out: Path, cache: Path | None, processes: PartialState) -> int:
+def evaluate(
+    config: Config, name: str, out: Path, cache: Path | None, processes: Processes, device: torch.device
+) -> int:
     """Measure a model and write the results; the exit status."""
-    rank, world, first = processes.process_index, processes.num_processes, processes.is_main_process
     suite = load_suite(config, keep_bytes=0)
-    if first:
+    if processes.first:
         pictures = sum(map(len, suite.sets.values()))
         say(f"{name}: {len(suite.evaluators)} evaluators, {len(suite.sets)} sets with {pictures:,} pictures")
         for sentence in suite.skipped:
             say(f"note: {sentence}")
-    bundle = create_model(config.model, processes.device)
+    bundle = create_model(config.model, device)
     try:
-        found = measure(suite, config, bundle, name, processes.device, cache, rank, world)
+        found = measure(suite, config, bundle, name, device, cache, processes)
     except KeyboardInterrupt as stop:
         stop.args = ("Stopped; the same command goes on from what is embedded.",)
         raise
-    if first:
+    if processes.first:
         write_results(out, found)
         print_table(found)
         print(f"{out / 'metrics.jsonl'}\n{out / 'suite.html'}")

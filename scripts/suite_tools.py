@@ -23,6 +23,7 @@ from conf.app.schema import Config, ModelConfig
 from eval.runner import Suite, build_suite, check_kinds
 from models.factory import ModelBundle
 from models.start import FROM
+from models.training.distributed import Processes
 
 
 @dataclass
@@ -132,8 +133,7 @@ def measure(
     name: str,
     device: torch.device,
     cache: Path | None,
-    rank: int = 0,
-    world: int = 1,
+    processes: Processes | None = None,
     shown: bool = True,
 ) -> Measured:
     """Run a suite over a model.
@@ -145,11 +145,10 @@ def measure(
         name: of the model.
         device: where it computes.
         cache: the folder of features, or None.
-        rank: this process.
-        world: number of processes.
+        processes: those that measure together; by default this one alone.
         shown: show the progress.
     """
-    metrics = suite.run(bundle, device, rank, world, cache, name, shown)
+    metrics = suite.run(bundle, device, processes, cache, name, shown)
     kinds = {key: options.get("kind") for key, options in config.eval.evaluators.items()}
     facts = {
         "model": name,

@@ -94,7 +94,7 @@ def power_cut() -> None:
 @contextmanager
 def before_step(step: int, event: Callable[[], None]) -> Iterator[None]:
     """Let something happen to a run just before it takes its step of this number, counted from 1."""
-    original, calls = train.train_step, 0
+    original, calls = train.Trainer.step, 0
 
     def disturbed(*arguments: Any) -> torch.Tensor:
         nonlocal calls
@@ -104,7 +104,7 @@ def before_step(step: int, event: Callable[[], None]) -> Iterator[None]:
         return original(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "train_step", disturbed)
+        patch.setattr(train.Trainer, "step", disturbed)
         yield
 
 

@@ -59,7 +59,7 @@ def configuration(world: Path, runs: Path, *more: str) -> Config:
 def test_what_nobody_measures_is_told_before_any_work(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str], sentence: str
 ) -> None:
-    monkeypatch.setattr(train, "prepare_stages", lambda *a: pytest.fail("the shards were labelled"))
+    monkeypatch.setattr("conf.app.parts.prepare_stages", lambda *a: pytest.fail("the shards were labelled"))
     with pytest.raises(UserError, match=sentence):
         train.main(configuration(world, tmp_path, *more))
 

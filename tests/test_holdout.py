@@ -183,13 +183,13 @@ def test_own_data_is_measured_by_default(
     """Bias and quality, also after a resume; and what is measured was not trained on."""
     monkeypatch.setenv("COUNTERBALANCE_DATA", str(tmp_path / "nothing"))
     trained: set[str] = set()
-    step = train.train_step
+    step = train.Trainer.step
 
     def watched(run: Any, batch: Any) -> Any:
         trained.update(batch.keys)
         return step(run, batch)
 
-    monkeypatch.setattr(train, "train_step", watched)
+    monkeypatch.setattr(train.Trainer, "step", watched)
     holdout = f"data.holdout={SHARE}"
     assert own_run(own_data, tmp_path, holdout, "schedule.epochs=1") == 0
     held = {key for key in (f"{n:05d}" for n in range(480)) if held_out([key], SHARE)[0]}

@@ -12,7 +12,7 @@ import pytest
 PACKAGES = ("balance", "models", "eval", "conf", "scripts", "train", "tests")
 MAY_IMPORT = {
     "balance": {"balance"},
-    "models": {"models", "balance.errors", "balance.files", "balance.common", "balance.stream"},
+    "models": {"models", "balance.errors", "balance.files", "balance.common", "balance.progress", "balance.stream"},
     "eval": {"eval", "models", "balance"},
     "conf": {"conf", "eval", "models", "balance"},
 }

@@ -33,7 +33,7 @@ def done(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     for work in ("prepare_stages", "create_suite", "create_model"):
-        monkeypatch.setattr(train, work, lambda *a, work=work, **k: pytest.fail(f"{work} was called"))
+        monkeypatch.setattr(f"conf.app.parts.{work}", lambda *a, work=work, **k: pytest.fail(f"{work} was called"))
 
 
 @pytest.mark.usefixtures("no_work")

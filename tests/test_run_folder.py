@@ -14,7 +14,7 @@ from balance.common.locks import drop, hold
 from balance.common.writer import lock_path, only_writer
 from balance.errors import UserError
 from conf.app.cli import compose
-from conf.app.run import STARTING, aside_of, not_begun
+from conf.app.run import STARTING, aside_of, check_run, not_begun
 from conf.app.run_folder import RunFolder, run_folder
 from conf.app.schema import Config
 from models.training.distributed import Processes
@@ -143,11 +143,11 @@ def test_starts_without_a_name_take_different_ones(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("where", "error"),
     [
-        ("prepare_stages", OSError(errno.ENOSPC, "No space left")),
-        ("create_model", KeyboardInterrupt()),
-        ("evaluate", MemoryError()),
-        ("evaluate", KeyboardInterrupt()),
-        ("train_step", MemoryError()),
+        ("conf.app.parts.prepare_stages", OSError(errno.ENOSPC, "No space left")),
+        ("conf.app.parts.create_model", KeyboardInterrupt()),
+        ("train.Trainer.evaluate", MemoryError()),
+        ("train.Trainer.evaluate", KeyboardInterrupt()),
+        ("train.Trainer.step", MemoryError()),
     ],
 )
 def test_a_start_that_falls_before_the_first_step_gives_the_name_back(
@@ -159,7 +159,7 @@ def test_a_start_that_falls_before_the_first_step_gives_the_name_back(
 
     (tmp_path / "a").mkdir()
     (tmp_path / "a/slurm.log").write_text("of the launcher")
-    monkeypatch.setattr(train, where, fall)
+    monkeypatch.setattr(where, fall)
     with pytest.raises(type(error)) as caught:
         run(world, tmp_path, "name=a")
     assert names(tmp_path / "a") == ["slurm.log"]
@@ -196,7 +196,7 @@ def test_w_and_b_ends_before_its_folder_goes(world: Path, tmp_path: Path, monkey
             return lambda *a, **k: None
 
     monkeypatch.setattr("models.training.tracker.WandbMirror", Mirror)
-    monkeypatch.setattr(train, "evaluate", lambda run: 1 / 0)
+    monkeypatch.setattr(train.Trainer, "evaluate", lambda trainer: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(world, tmp_path, "name=a", "track=wandb")
     assert finished == [1]
@@ -285,5 +285,5 @@ def test_a_resume_without_a_folder_names_the_run_that_lies_aside(tmp_path: Path)
     path = begun_run(tmp_path, "old")
     path.rename(aside_of(path))
     with pytest.raises(UserError, match=rf"no run to resume at .* lies in {aside_of(path)}: rename it"):
-        train.check_run(config_of(tmp_path, "resume=true"))
+        check_run(config_of(tmp_path, "resume=true"))
     assert names(tmp_path) == [aside_of(path).name]

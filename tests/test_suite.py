@@ -22,6 +22,7 @@ from eval.report.suite_page import families, render_suite
 from eval.runner import build_suite
 from eval.sets import EvalSet, load_set
 from models.factory import ModelBundle, create
+from models.training.distributed import Processes
 from scripts import evaluate
 from scripts.suite_tools import compose_suite, load_suite
 from tests.conftest import ROOT
@@ -109,11 +110,11 @@ def test_results_do_not_depend_on_the_batch_size_or_the_order_of_sets(
 
 def work(sets: dict[str, Any], out: str) -> None:
     dist.init_process_group("gloo")
-    rank, world, bundle = dist.get_rank(), dist.get_world_size(), build()
+    processes, bundle = Processes(), build()
     suite = build_suite(sets, EVALUATORS, 50, 4)
     for attempt in range(2):  # the second from the store
-        found = values(suite.run(bundle, CPU, rank, world, cache=Path(out, "cache")))
-        Path(out, f"{rank}-{attempt}.json").write_text(json.dumps(found))
+        found = values(suite.run(bundle, CPU, processes, cache=Path(out, "cache")))
+        Path(out, f"{processes.rank}-{attempt}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
 
 

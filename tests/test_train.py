@@ -66,17 +66,17 @@ def test_the_best_checkpoint_is_kept_beside_the_newest(world: Path, tmp_path: Pa
 def test_what_is_not_finite_stops_the_run_and_overwrites_nothing(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = train.train_step
+    original = train.Trainer.step
 
-    def broken(training: train.Training, batch: Any) -> torch.Tensor:
+    def broken(training: train.Trainer, batch: Any) -> torch.Tensor:
         value = original(training, batch)
-        if training.clock.step == 5:  # the sixth
+        if training.progress.step == 5:  # the sixth
             what = training.bundle.model.text_projection if weights else value
             with torch.no_grad():
                 what.mul_(float("inf"))  # type: ignore[union-attr, operator]
         return value
 
-    monkeypatch.setattr(train, "train_step", broken)
+    monkeypatch.setattr(train.Trainer, "step", broken)
     for weights, sentence in ((False, "loss is inf at step 6"), (True, "text_projection")):
         name = f"weights{weights}"
         with pytest.raises(UserError, match=sentence):
@@ -131,7 +131,7 @@ def test_weights_in_the_loss_see_all_samples_and_follow_the_plan(world: Path, tm
 def test_bad_input_is_told_before_anything_is_trained(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str], sentence: str
 ) -> None:
-    monkeypatch.setattr(train, "train_step", lambda *a: pytest.fail("training started"))
+    monkeypatch.setattr(train.Trainer, "step", lambda *a: pytest.fail("training started"))
     with pytest.raises(UserError, match=sentence):
         run(world, tmp_path, *more)
 
@@ -172,7 +172,7 @@ def test_a_run_is_overwritten_once_its_successor_is_ready(
     shutil.copytree(straight, tmp_path / "a")
     before = sorted(path for path in tmp_path.rglob("*"))
     with monkeypatch.context() as patch:
-        patch.setattr(train, "prepare", stopped)
+        patch.setattr(train, "make_parts", stopped)
         with pytest.raises(error):
             run(world, tmp_path, "name=a", "overwrite=true")
     assert before == sorted(path for path in tmp_path.rglob("*"))

@@ -42,7 +42,12 @@ def free_port() -> int:
 
 
 def together(
-    count: int, task: Callable[..., int | None], *arguments: Any, patience: float = 300, ranks: str = "torchrun"
+    count: int,
+    task: Callable[..., int | None],
+    *arguments: Any,
+    patience: float = 300,
+    linger: float = 300,
+    ranks: str = "torchrun",
 ) -> list[int | None]:
     """Run a task on processes that can train together.
 
@@ -51,6 +56,7 @@ def together(
         task: takes the arguments and gives an exit status.
         arguments: of the task.
         patience: seconds after which those that hang are killed.
+        linger: seconds that the others may live on after the first has ended.
         ranks: whose variables tell each process its rank: torchrun or mpi.
 
     Returns:
@@ -66,6 +72,7 @@ def together(
     codes: list[int | None] = []
     for process in processes:
         process.join(max(0.0, end - time.monotonic()))
+        end = min(end, time.monotonic() + linger)
         codes.append(process.exitcode)
         process.kill()
     return codes

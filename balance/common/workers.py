@@ -5,9 +5,12 @@ import pickle
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def cores() -> int:
@@ -66,3 +69,14 @@ def _signals_held_back() -> Iterator[None]:
             signal.signal(number, handler)
     if received:
         signal.raise_signal(received[0])
+
+
+def as_done(futures: Iterable[Future[T]]) -> Iterator[Future[T]]:
+    """Futures in the order in which they end.
+
+    Wakes up every second: a signal that the system gives to another thread does not interrupt this one's wait.
+    """
+    left = set(futures)
+    while left:
+        done, left = wait(left, timeout=1.0, return_when=FIRST_COMPLETED)
+        yield from done

@@ -6,13 +6,13 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
 
-from balance.common.workers import starting_workers
+from balance.common.workers import as_done, starting_workers
 from balance.errors import UserError
 from balance.files import remove_abandoned
 from balance.labels.annotate_ray import run_ray
@@ -112,7 +112,7 @@ def _run(engine: str, task: ShardTask, todo: list[str], workers: int, ray_addres
         ):
             with starting_workers(task):
                 futures = [pool.submit(_work, url) for url in todo]
-            for future in as_completed(futures):
+            for future in as_done(futures):
                 yield future.result()
 
 

@@ -4,17 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 
-from balance.common.terminal import say
 from balance.files import whole_folder
 from balance.labels.attributes import read_meta
 from balance.prepare import Balance, prepare_balance
-from balance.stages import StagedStream, Stages, StageSpec, prepare_stages
+from balance.stages import StagedStream, Stages
 from balance.stream.balanced import BalancedStream, StreamConfig
 from balance.stream.features import FeatureBatches, prepare_features
 from balance.stream.shards import expand_shards, shared_shards
-from conf.app.dry_run import dry_run
 from conf.app.saved_config import stored_model
 from conf.app.schema import Config, ModelConfig
 from eval.runner import HELD_OUT, Suite, build_suite
@@ -26,30 +23,10 @@ from models.factory import ModelBundle, agree, check_model_name, create
 from models.hf_tokenizer import FOLDER as TOKENIZER
 from models.hf_tokenizer import FolderTokenizer
 from models.start import FROM, find_start, take_architecture
-from models.training.checkpoint_manager import Keeper
+from models.training.checkpoint_manager import CheckpointManager
 from models.training.distributed import Processes
 from models.training.precision import HALF
-from models.training.schedule import Clock
-
-
-def rehearse(
-    config: Config,
-    specs: list[StageSpec],
-    shards: list[str],
-    held_out: HeldOut | None,
-    device: torch.device,
-    precision: str,
-    processes: Processes,
-) -> int:
-    """Say what the run would take and what would go wrong, and start nothing."""
-    if not processes.first:
-        return 0
-    suite = create_suite(config, held_out, shards)
-    stages = prepare_stages(specs, lambda wanted: prepare_data(config, wanted, shards, True))
-    say("\n".join(filter(None, [tell_held_out(config, stages.main, suite), stages.main.table()])))
-    world = config.dry.processes or processes.world
-    say(dry_run(config, shards, stages, suite, lambda: blueprint(config), device, precision, world).text())
-    return 0
+from models.training.progress import TrainingProgress
 
 
 def find_held_out(config: Config, shards: list[str]) -> HeldOut | None:
@@ -95,11 +72,11 @@ def check_model(config: Config) -> list[str]:
     """
     wanted = config.model
     kept = Path(config.runs) / str(config.name) / TOKENIZER
-    if goes_on(config) and kept.is_dir():
+    if continues(config) and kept.is_dir():
         wanted.tokenizer = str(kept)
-    if goes_on(config) and wanted.name == FROM:
+    if continues(config) and wanted.name == FROM:
         wanted.name, wanted.config, wanted.preprocess, wanted.loss = stored_model(Path(config.runs) / str(config.name))
-    init_from = None if goes_on(config) else wanted.init_from
+    init_from = None if continues(config) else wanted.init_from
     check_model_name(wanted.name, wanted.config, wanted.pretrained, init_from)
     if wanted.keep_outputs:
         wanted.freeze = freeze_both(wanted.freeze)
@@ -118,7 +95,7 @@ def check_model(config: Config) -> list[str]:
     return notes
 
 
-def goes_on(config: Config) -> bool:
+def continues(config: Config) -> bool:
     """Whether a run goes on from a checkpoint of its own, so that it needs no other weights."""
     folder = Path(config.runs) / (config.name or "") / "checkpoints"
     return config.resume and bool(list_checkpoints(folder))
@@ -151,16 +128,22 @@ def save_tokenizer(bundle: ModelBundle, folder: Path) -> None:
 
 
 def keep_tower_outputs(
-    config: Config, shards: list[str], stages: Stages, bundle: ModelBundle, accelerator: Accelerator, precision: str
+    config: Config,
+    shards: list[str],
+    stages: Stages,
+    bundle: ModelBundle,
+    processes: Processes,
+    device: torch.device,
+    precision: str,
 ) -> FeatureBatches | None:
-    """Look the frozen towers' outputs up from now on, if that is wanted; they are computed where they are not there."""
+    """Compute and cache the frozen towers' outputs with model.keep_outputs, and look them up from now on."""
     if not config.model.keep_outputs:
         return None
-    towers = KeptTowers(bundle, accelerator.device, HALF.get(precision))
+    towers = KeptTowers(bundle, device, HALF.get(precision))
     cache = Path(config.runs) / "features"
     samples = sum(read_meta(file)["samples"] for file in stages.main.files)
-    with accelerator.main_process_first():
-        files = prepare_features(shards, towers, cache, samples, accelerator.is_main_process)
+    with processes.first_before_others():
+        files = prepare_features(shards, towers, cache, samples, processes.first)
     keep_outputs(bundle.model, cache / towers.fingerprint[:12] / "answers")
     return FeatureBatches(shards, files)
 
@@ -179,7 +162,7 @@ def create_stream(
     stages: Stages,
     bundle: ModelBundle,
     processes: Processes,
-    clock: Clock,
+    progress: TrainingProgress,
     make_batch: FeatureBatches | None,
 ) -> StagedStream:
     """The balanced streams of all stages, one after another."""
@@ -187,7 +170,7 @@ def create_stream(
     streams = [
         BalancedStream(shards, b.files, b.rates, wanted, bundle.tokenizer, b.weigh, make_batch) for b in stages.balances
     ]
-    return StagedStream(streams, stages.ends(clock.total_steps))
+    return StagedStream(streams, stages.ends(progress.total_steps))
 
 
 def _stream_config(config: Config, bundle: ModelBundle, processes: Processes) -> StreamConfig:
@@ -228,12 +211,12 @@ def create_suite(config: Config, held_out: HeldOut | None, shards: list[str]) ->
     return suite
 
 
-def create_keeper(config: Config, folder: Path, clock: Clock) -> Keeper:
+def create_checkpoint_manager(config: Config, folder: Path, progress: TrainingProgress) -> CheckpointManager:
     """What decides when a checkpoint is written and which are kept."""
     wanted = config.checkpoint
-    return Keeper(
+    return CheckpointManager(
         folder / "checkpoints",
-        clock,
+        progress,
         wanted.every_steps,
         wanted.every_minutes,
         wanted.every_epochs,

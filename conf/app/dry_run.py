@@ -13,20 +13,22 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from balance.common.terminal import Table, terminal
+from balance.common.terminal import Table, say, terminal
 from balance.common.workers import too_many_workers
 from balance.errors import UserError
 from balance.labels.pictures import doubtful_labels
-from balance.stages import Stages
+from balance.stages import Stages, prepare_stages
+from conf.app.build import blueprint, create_suite, prepare_data, tell_held_out
 from conf.app.cut_captions import cut_texts, find_cut_captions
 from conf.app.run import not_begun
 from conf.app.schema import Config
+from conf.app.setup import Setup
 from conf.app.stop_metrics import named_metrics
 from eval.foreseen import ChanceEmbedder, check_measured
 from eval.runner import Suite
 from models.factory import ModelBundle
 from models.training.cost import Cost, measure_cost, shape_of
-from models.training.schedule import Clock
+from models.training.progress import TrainingProgress
 
 GIB = 2**30
 OFTEN = 40  # passes over the accepted samples from which on repeating them is worth a warning
@@ -63,6 +65,20 @@ class DryRun:
         return "\n".join([capture.get().rstrip(), *warnings, "Nothing was started."])
 
 
+def rehearse(config: Config, setup: Setup) -> int:
+    """Say what the run would take and what would go wrong, and start nothing; the exit status."""
+    if not setup.processes.first:
+        return 0
+    shards = setup.shards
+    suite = create_suite(config, setup.held_out, shards)
+    stages = prepare_stages(setup.specs, lambda wanted: prepare_data(config, wanted, shards, True))
+    say("\n".join(filter(None, [tell_held_out(config, stages.main, suite), stages.main.table()])))
+    world = config.dry.processes or setup.processes.world
+    found = dry_run(config, shards, stages, suite, lambda: blueprint(config), setup.device, setup.precision, world)
+    say(found.text())
+    return 0
+
+
 def dry_run(
     config: Config,
     shards: Sequence[str],
@@ -87,13 +103,13 @@ def dry_run(
     """
     found = DryRun()
     cost, bundle = _model(found, config, blueprint, device, precision, world)
-    clock = _schedule(found, config, stages, world)
-    _data(found, config, shards, stages, clock, world)
-    _evaluation(found, config, suite, bundle, cost, clock, world)
+    progress = _schedule(found, config, stages, world)
+    _data(found, config, shards, stages, progress, world)
+    _evaluation(found, config, suite, bundle, cost, progress, world)
     if cost is not None:
         _disk(found, config, cost)
-        if clock is not None:
-            found.add("operations, training", f"{cost.step_flops * world * clock.total_steps:.3g} FLOP")
+        if progress is not None:
+            found.add("operations, training", f"{cost.step_flops * world * progress.total_steps:.3g} FLOP")
     if bundle is not None:
         cut = find_cut_captions(shards, bundle, config.attributes)
         found.add("captions cut by the tokenizer", cut.row())
@@ -153,7 +169,7 @@ def _memory(device: torch.device) -> int | None:
         return None
 
 
-def _schedule(found: DryRun, config: Config, stages: Stages, world: int) -> Clock | None:
+def _schedule(found: DryRun, config: Config, stages: Stages, world: int) -> TrainingProgress | None:
     schedule, batch = config.schedule, config.data.batch_size * world
     accepted = min(balance.expected for balance in stages.balances)
     found.add("samples of a step", f"{batch:,} = {config.data.batch_size} x {world} process(es)")
@@ -168,17 +184,18 @@ def _schedule(found: DryRun, config: Config, stages: Stages, world: int) -> Cloc
             f"{batch:,}: too little to train much on; lower data.batch_size, or add data."
         )
     try:
-        clock = Clock(schedule.epoch_samples or stages.expected, batch, schedule.epochs, schedule.warmup)
-        ends = stages.ends(clock.total_steps)
+        progress = TrainingProgress(schedule.epoch_samples or stages.expected, batch, schedule.epochs, schedule.warmup)
+        ends = stages.ends(progress.total_steps)
     except UserError as error:
         if accepted >= batch or schedule.epoch_samples is not None:
             found.warnings.append(str(error))
         return None
     found.add(
         "steps",
-        f"{clock.total_steps:,} = {schedule.epochs} epochs x {clock.epoch_steps:,}, {clock.warmup_steps:,} warm-up",
+        f"{progress.total_steps:,} = {schedule.epochs} epochs x {progress.epoch_steps:,}, "
+        f"{progress.warmup_steps:,} warm-up",
     )
-    found.add("samples seen", f"{clock.total_samples:,}")
+    found.add("samples seen", f"{progress.total_samples:,}")
     for number, (spec, balance) in enumerate(zip(stages.specs, stages.balances, strict=True)):
         seen = (ends[number] - (ends[number - 1] if number else 0)) * batch
         passes = seen / max(balance.expected, 1)
@@ -188,11 +205,11 @@ def _schedule(found: DryRun, config: Config, stages: Stages, world: int) -> Cloc
                 f"Each sample that {spec.name} accepts would be seen about {passes:.0f} times; lower schedule.epochs, "
                 "or raise the keep rate."
             )
-    return clock
+    return progress
 
 
 def _data(
-    found: DryRun, config: Config, shards: Sequence[str], stages: Stages, clock: Clock | None, world: int
+    found: DryRun, config: Config, shards: Sequence[str], stages: Stages, progress: TrainingProgress | None, world: int
 ) -> None:
     readers = max(config.data.workers, 1) * world
     found.add("shards", f"{len(shards):,}, {len(shards) / readers:.1f} for each of {readers} readers")
@@ -222,7 +239,7 @@ def _evaluation(
     suite: Suite,
     bundle: ModelBundle | None,
     cost: Cost | None,
-    clock: Clock | None,
+    progress: TrainingProgress | None,
     world: int,
 ) -> None:
     found.warnings += suite.skipped
@@ -244,11 +261,11 @@ def _evaluation(
                 pass
         except Exception as error:  # an evaluator may need more of an embedder than can be pretended
             found.warnings.append(f"The cost of {evaluator.name} is not known ({type(error).__name__}: {error}).")
-    times = 1 + (config.schedule.epochs // config.eval.every if clock is not None else 0)
+    times = 1 + (config.schedule.epochs // config.eval.every if progress is not None else 0)
     found.add("an evaluation", f"{len(count.pictures):,} pictures, {len(count.said):,} texts, {times} times")
-    if cost is not None and clock is not None:
+    if cost is not None and progress is not None:
         once = len(count.pictures) * cost.image_flops + len(count.said) * cost.text_flops
-        whole = cost.step_flops * world * clock.total_steps
+        whole = cost.step_flops * world * progress.total_steps
         found.add("evaluation's share of all operations", f"{times * once / (whole + times * once):.1%}")
     try:
         check_measured(named_metrics(config), suite)

@@ -158,6 +158,15 @@ class StopConfig:
 
 
 @dataclass
+class DistributedConfig:
+    """Several processes."""
+
+    timeout: float = number(
+        10.0, 0, 100_000, above=True
+    )  # minutes in which no process makes progress, while some wait for others, after which the job ends
+
+
+@dataclass
 class DryRunConfig:
     """What a dry run looks at."""
 
@@ -192,4 +201,5 @@ class Config:
     stages: list[Any] = field(default_factory=list)  # {share, balance, name}: parts of the run, one after another
     stage: StageConfig = field(default_factory=StageConfig)
     stop: StopConfig = field(default_factory=StopConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
     dry: DryRunConfig = field(default_factory=DryRunConfig)

@@ -1,12 +1,14 @@
 """This process among those that train together, and what they tell each other beside gradients."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 
+from balance.common.pulse import PULSE
 from balance.common.terminal import say
 from balance.errors import UserError
 
@@ -21,7 +23,7 @@ LAUNCHED = {
 }
 """What `accelerate launch` asks for by a variable of the environment: its name, and the key of a run that does it."""
 OFF = ("", "0", "false", "no", "off", "n", "f")
-PATIENCE = timedelta(hours=12)  # how long processes wait for one that labels shards
+PATIENCE = timedelta(days=30)  # torch's own limit knows nothing of progress; `models.training.watchdog` does
 
 
 def check_launcher(environment: Mapping[str, str]) -> None:
@@ -50,14 +52,17 @@ class Processes:
 
     Talks over gloo, on the CPU: a word between processes must not make the host wait for the GPU.
 
+    Args:
+        alone: this process works without the others, even if torch.distributed is running.
+
     Attributes:
         rank: number of this process.
         world: number of processes.
         first: whether this is the one that writes files.
     """
 
-    def __init__(self) -> None:
-        together = dist.is_available() and dist.is_initialized()
+    def __init__(self, *, alone: bool = False) -> None:
+        together = not alone and dist.is_available() and dist.is_initialized()
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
         self.first = self.rank == 0
         self._group: Any = None
@@ -70,7 +75,8 @@ class Processes:
         if self.world == 1:
             return value
         values: list[Any] = [value]
-        dist.broadcast_object_list(values, group=self._group, device=torch.device("cpu"))
+        with PULSE.wait():
+            dist.broadcast_object_list(values, group=self._group, device=torch.device("cpu"))
         return values[0]
 
     def by_first(self, work: Callable[[], T]) -> T:
@@ -91,12 +97,24 @@ class Processes:
             raise outcome
         return cast(T, outcome)
 
+    @contextmanager
+    def first_before_others(self) -> Iterator[None]:
+        """The block runs on the first process, then, when it has ended there in whatever way, on the others."""
+        if not self.first:
+            self.agree(None)
+        try:
+            yield
+        finally:
+            if self.first:
+                self.agree(None)
+
     def gather(self, value: T) -> list[T]:
         """The values of all processes, in the order of their ranks, on all processes."""
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
-        dist.all_gather_object(values, value, group=self._group)
+        with PULSE.wait():
+            dist.all_gather_object(values, value, group=self._group)
         return values
 
     def any(self, *flags: bool) -> list[bool]:
@@ -104,7 +122,8 @@ class Processes:
         if self.world == 1:
             return list(flags)
         together = torch.tensor([float(flag) for flag in flags])
-        dist.all_reduce(together, dist.ReduceOp.MAX, group=self._group)
+        with PULSE.wait():
+            dist.all_reduce(together, dist.ReduceOp.MAX, group=self._group)
         return [bool(flag) for flag in together]
 
     def mean(self, value: float) -> float:
@@ -112,7 +131,8 @@ class Processes:
         if self.world == 1:
             return value
         total = torch.tensor(value, dtype=torch.float64)
-        dist.all_reduce(total, group=self._group)
+        with PULSE.wait():
+            dist.all_reduce(total, group=self._group)
         return float(total) / self.world
 
     def say(self, text: str) -> None:

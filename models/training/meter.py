@@ -10,9 +10,9 @@ import torch
 
 from balance.common.metric import Metric
 from balance.errors import UserError
-from balance.stream.accepted import AcceptedMoments
+from balance.stream.accepted import AcceptedMoments, over_processes
 from models.training.distributed import Processes
-from models.training.schedule import Clock
+from models.training.progress import TrainingProgress
 
 if TYPE_CHECKING:
     from balance.stream.balanced import Batch
@@ -22,7 +22,7 @@ class Meter:
     """Measurements of one process.
 
     Args:
-        clock: the run's position.
+        progress: the run's position.
         s_names: names of the attributes.
         y_names: names of the concepts.
         max_bad: share of unusable samples at which the run stops.
@@ -30,10 +30,15 @@ class Meter:
     """
 
     def __init__(
-        self, clock: Clock, s_names: Sequence[str], y_names: Sequence[str], max_bad: float, processes: Processes
+        self,
+        progress: TrainingProgress,
+        s_names: Sequence[str],
+        y_names: Sequence[str],
+        max_bad: float,
+        processes: Processes,
     ) -> None:
         self.processes = processes
-        self.clock, self.s_names, self.y_names, self.max_bad = clock, s_names, y_names, max_bad
+        self.progress, self.s_names, self.y_names, self.max_bad = progress, s_names, y_names, max_bad
         self.bad: Counter[str] = Counter()
         self.seen = 0
         self.last_loss = float("nan")
@@ -46,7 +51,7 @@ class Meter:
 
     def _interval(self) -> None:
         self.losses: list[torch.Tensor] = []
-        self.wait, self.since, self.from_step = 0.0, time.perf_counter(), self.clock.step
+        self.wait, self.since, self.from_step = 0.0, time.perf_counter(), self.progress.step
 
     def wait_for(self, batches: Iterator["Batch"]) -> "Batch":
         """The next batch; the time until it comes counts as waiting for data."""
@@ -71,6 +76,10 @@ class Meter:
                 f"data.max_bad={self.max_bad}; check the shards."
             )
 
+    def accepted_everywhere(self) -> AcceptedMoments:
+        """What all processes together have accepted; they must call this together."""
+        return over_processes(self.accepted, self.processes.gather)
+
     def note(self) -> str:
         """A few words for the progress line."""
         share = self.wait / max(time.perf_counter() - self.since, 1e-9)
@@ -87,7 +96,7 @@ class Meter:
         self.check_finite()
         self.last_loss = self.processes.mean(float(torch.stack(self.losses).mean()))
         elapsed = max(time.perf_counter() - self.since, 1e-9)
-        samples = (self.clock.step - self.from_step) * self.clock.batch
+        samples = (self.progress.step - self.from_step) * self.progress.batch
         found = [
             Metric("train/loss", self.last_loss),
             Metric("train/lr", lr),
@@ -111,7 +120,7 @@ class Meter:
         if len(wrong):
             at = int(wrong[0])
             raise UserError(
-                f"The loss is {float(self.losses[at])} at step {self.clock.step - len(self.losses) + at + 1}; lower "
+                f"The loss is {float(self.losses[at])} at step {self.progress.step - len(self.losses) + at + 1}; lower "
                 "optim.lr, or use precision=fp32, and go on from the last checkpoint with resume=true."
             )
 

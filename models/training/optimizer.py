@@ -9,6 +9,7 @@ from torch import nn
 
 from balance.errors import UserError
 from models.layers import depths
+from models.training.progress import TrainingProgress
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
@@ -63,3 +64,24 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give every group its share of a rate."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("scale", 1.0)
+
+
+class LearningRate:
+    """Sets the learning rate of a run's next step.
+
+    Args:
+        optimizer: whose groups each get their share.
+        progress: of the run.
+        peak: the largest rate.
+        final: the rate at the end.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, progress: TrainingProgress, peak: float, final: float) -> None:
+        self._optimizer, self._progress, self._peak, self._final = optimizer, progress, peak, final
+
+    def set(self) -> float:
+        """Give every group its share of the rate of the next step, which is returned."""
+        at = self._progress
+        rate = learning_rate(at.step, at.total_steps, at.warmup_steps, self._peak, self._final)
+        set_learning_rate(self._optimizer, rate)
+        return rate

@@ -6,13 +6,14 @@ import json
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from balance.common.workers import as_done
 from balance.errors import UserError
 from balance.files import whole_folder
 from balance.progress import ProgressLine
@@ -78,7 +79,7 @@ def _write_splits(world: World, root: Path, train: int, seed: int, workers: int,
         ProgressLine("demo world", total, "pictures", shown=not quiet) as line,
     ):
         tasks = [pool.submit(write_shard, world, str(root), seed, *job) for job in _jobs(world, train)]
-        for task in as_completed(tasks):
+        for task in as_done(tasks):
             split, tally = task.result()
             counts[split].update(tally)
             line.update(tally["samples"])

@@ -5,7 +5,7 @@ from typing import Any
 from balance.errors import UserError
 
 
-class Clock:
+class TrainingProgress:
     """The run's position; an epoch is a fixed number of steps.
 
     Args:
