@@ -13,7 +13,7 @@ from balance.labels.captions import CaptionSource
 from balance.labels.tokens import SEPARATOR, tokenize
 from balance.labels.words import WORDS_FOLDER, load_word_list, make_word_list, plural
 from balance.stream.samples import Sample
-from tests import caption_cases
+from tests import caption_cases, web_cases
 
 LABELS = Path(__file__).parent / "data" / "flickr8k_gender.csv"
 
@@ -72,6 +72,89 @@ def test_one_hot(labels: CaptionSource, caption: str, expected: str) -> None:
 def test_concepts(labels: CaptionSource, caption: str, expected: str) -> None:
     row = texts(labels, [caption])[1][0]
     assert sorted(np.array(labels.y_names)[row == 1]) == [name for name in expected.split(",") if name != "-"]
+
+
+WEB = {
+    "gender": (GENDER, web_cases.GENDER),
+    "age group": (AGE, web_cases.AGE),
+    "occupations": (OCCUPATIONS, web_cases.OCCUPATIONS),
+}
+
+
+@pytest.mark.parametrize("block", WEB)
+def test_web_sentences(block: str) -> None:
+    labels, sentences = WEB[block]
+    rows = cases(sentences)
+    s, y = texts(labels, [caption for caption, _ in rows])
+    found = named(labels, s, y)
+    if block == "gender":
+        found = [{"": "n", "woman": "w", "man": "m", "woman,man": "b"}[names] for names in found]
+    wrong = [
+        (caption, names)
+        for (caption, expected), names in zip(rows, found, strict=True)
+        if names != (expected.replace("-", ""))
+    ]
+    assert not wrong
+
+
+def named(labels: CaptionSource, s: np.ndarray, y: np.ndarray) -> list[str]:
+    """The values or concepts that each caption has, with commas."""
+    names = [name.partition("=")[2] for name in labels.s_names] or sorted(labels.y_names)
+    on = (s == 1) if labels.s_names else y[:, np.argsort(labels.y_names)] == 1
+    return [",".join(np.array(names)[row]) for row in on]
+
+
+CONTEXTS = {
+    "attribute": "a",
+    "sets": {"who": ["man", "men"]},
+    "values": {"person": {"words": ["man"], "loose": ["young {who}"]}, "other": ["cat"]},
+    "between": ["tall", "happy"],
+    "cues": {
+        "thing": {"words": ["shoe"], "near": 2},
+        "sold": {"fixed": ["sale"]},
+        "acts": {"verbs": ["smile"]},
+        "one": {"fixed": ["a"], "before": 1},
+        "name": {"capitalised": True, "after": 1},
+    },
+    "rules": [
+        {"terms": ["{who}"], "with": ["thing", "sold"], "unless": ["one", "acts"]},
+        {"terms": ["cat"], "with": ["name"], "written": "capitalised"},
+        {"terms": "all", "except": ["cat"], "with": ["sold"], "unless": ["one", "acts"]},
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("men shoes", ""), ("shoes men", ""), ("men red shoes", ""), ("men big red shoes", "person"),
+        ("a man shoes", "person"), ("a big man shoes", ""), ("man smiling, shoes", "person"), ("man", "person"),
+        ("man at the very end of a long text on sale", ""), ("cat on sale", "other"), ("young man sale", ""),
+        ("young tall happy man", "person"), ("young short man", "person"), ("young happy cat", "other"),
+        ("Cat Smith", ""), ("cat Smith", "other"), ("Cat sleeps", "other"), ("CAT SMITH", ""),
+    ],
+)  # fmt: skip
+def test_rules_of_a_list(caption: str, expected: str, tmp_path: Path) -> None:
+    path = tmp_path / "list.yaml"
+    path.write_text(json.dumps(CONTEXTS), encoding="utf-8")
+    labels = source(attributes=[str(path)], both="both", one_hot=True)
+    # The neighbours in the batch hold all cues: none may reach over the end of a caption.
+    around = ["shoes sale a smiling Shoe", caption, "Shoe sale smiling a"]
+    s, y = texts(labels, around)
+    assert named(labels, s, y)[1] == expected
+
+
+def test_loose_phrases_hide_what_they_hold() -> None:
+    labels = source(attributes=["age_group"], one_hot=True, both="both")
+    s, y = texts(labels, ["a young, happy and pregnant woman", "a young dog and a woman"])
+    assert named(labels, s, y) == ["young", "adult"]
+
+
+def test_three_hundred_sentences_of_the_web_half_of_them_right() -> None:
+    rows = [row for _, sentences in WEB.values() for row in cases(sentences)]
+    silent = sum(expected in ("n", "-") for _, expected in rows)
+    assert len({caption for caption, _ in rows}) >= 300
+    assert min(silent, len(rows) - silent) >= 100
 
 
 def test_hundreds_of_cases_and_occupations() -> None:
@@ -241,6 +324,21 @@ GOOD = {"attribute": "a", "values": {"x": ["one"], "y": ["two"]}}
         ({"values": {"x": {"word": ["one"]}, "y": ["two"]}}, "needs a list of words"),
         ({"positive": "z"}, "'positive' must be one of exactly two"),
         ({"concepts": "c"}, "either 'attribute:' or 'concepts:'"),
+        ({"uses": ["shop"]}, "the cues 'shop', which are not there; built in: web"),
+        ({"cues": {"c": {"word": ["x"]}}}, "the cue 'c' needs a mapping"),
+        ({"cues": {"c": {"words": ["two words"]}}}, "holds 'two words', which is no single word"),
+        ({"cues": {"c": {"fixed": [True]}}}, "holds True"),
+        ({"cues": {"c": {}}}, "has no words"),
+        ({"cues": {"c": {"fixed": ["x"], "near": 40}}}, "of 1 to 12 words"),
+        ({"cues": {"c": {"fixed": ["x"], "near": 2, "after": 1}}}, "of 1 to 12 words"),
+        ({"cues": {"c": {"capitalised": True}}}, "needs 'before', 'after' or 'near'"),
+        ({"rules": [{"terms": ["one"]}]}, "a rule needs 'terms' and 'with'"),
+        ({"rules": [{"terms": ["one"], "with": ["x"]}]}, "names the cue 'x'; declared are: none"),
+        ({"uses": ["web"], "rules": [{"terms": ["three"], "with": ["for"]}]}, "names 'three', which is no term"),
+        (
+            {"uses": ["web"], "rules": [{"terms": "all", "with": ["for"], "written": "upper"}]},
+            "can only be 'capitalised'",
+        ),
     ],
 )
 def test_bad_lists(change: dict[str, object], message: str) -> None:

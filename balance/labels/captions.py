@@ -113,7 +113,7 @@ class CaptionSource:
     def describe(self) -> dict[str, Any]:
         """What decides the result, as plain data."""
         return {
-            "kind": "captions", "version": 1, "both": self._both, "captions": self._captions, "min": self._min_captions,
+            "kind": "captions", "version": 2, "both": self._both, "captions": self._captions, "min": self._min_captions,
             "one_hot": self._one_hot, "s": self.s_names, "y": self.y_names, "lists": [words.describe() for words in
             self._lists],
         }  # fmt: skip

@@ -8,16 +8,19 @@ What counts:
 - not after a negator ("no man", "without any of ...": only words of `skip` may stand between);
 - a capitalised term of `names` ("Baker") counts only after a determiner ("a Baker"), or as the first word when no other
   capitalised word follows; never after a title ("Dr. Baker"). Lower case and ALL CAPITALS count as usual;
-- a weak term counts only where the caption holds none of the list's `unless` terms ("a dog and his bone").
+- a weak term counts only where the caption holds none of the list's `unless` terms ("a dog and his bone");
+- a term counts only where no rule of the list makes it weak by what stands around it ("Women Leather Boots Sale").
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from balance.labels.tokens import CAPITALISED, SEPARATOR_ID, Vocabulary
+from balance.labels.contexts import Contexts, Reading
+from balance.labels.tokens import CAPITALISED, LOWER, SEPARATOR_ID, Vocabulary
 from balance.labels.words import WordList
 
 Ints = npt.NDArray[np.int64]
@@ -45,26 +48,56 @@ class Matcher:
         self.values: list[tuple[int, str]] = [(i, value) for i, words in enumerate(lists) for value in words.values]
         self._value_ids = {value: i for i, value in enumerate(self.values)}
         self._vocabulary = Vocabulary()
-        self._entries: list[tuple[int, int, int, bool, bool]] = []  # node, list, value, name, weak
+        self._entries: list[
+            tuple[int, int, int, bool, bool, int, int]
+        ] = []  # node, list, value, name, weak, rules, asked
         self._children: dict[tuple[int, int], int] = {}
+        self._n_nodes = 1
         self._n_lists = len(lists)
+        self._contexts = Contexts(lists, self._vocabulary)
         for i, words in enumerate(lists):
             for term in words.terms:
-                self._add(term.tokens, i, self._value_ids[i, term.value], term.name, term.weak)
+                rules = self._contexts.rule_bits(i, term.tokens)
+                self._add(term.tokens, i, self._value_ids[i, term.value], term.name, term.weak, rules)
             for tokens in words.exclude:
                 self._add(tokens, i, _EXCLUDED)
             for tokens in words.unless:
                 self._add(tokens, i, _UNLESS)
+        for words in lists:
+            self._loosen([term.tokens for term in words.terms if term.loose], words.between)
         grammar = [self._word_flags(words) for words in lists]
         self._freeze()
+        self._contexts.freeze(self._width)
         self._grammar = [tuple(self._table(words) for words in kinds) for kinds in grammar]
 
-    def _add(self, tokens: tuple[str, ...], list_: int, value: int, name: bool = False, weak: bool = False) -> None:
+    def _add(
+        self, tokens: tuple[str, ...], list_: int, value: int, name: bool = False, weak: bool = False, rules: int = 0
+    ) -> None:
         node = 0
         for token in tokens:
             key = (node, self._vocabulary.add(token))
-            node = self._children.setdefault(key, len(self._children) + 1)
-        self._entries.append((node, list_, value, name, weak))
+            node = self._children.setdefault(key, self._n_nodes)
+            self._n_nodes += node == self._n_nodes
+        self._entries.append((node, list_, value, name, weak, rules, self._contexts.asked(list_, rules)))
+
+    def _loosen(self, phrases: Sequence[tuple[str, ...]], between: Collection[str]) -> None:
+        """Let words of `between` stand between the words of phrases: detours in the trie that come back to its path.
+
+        A word that goes on to some other phrase stays on that path.
+        """
+        words = sorted(self._vocabulary.add(token) for token in between)
+        detours: dict[int, int] = {}
+        for tokens in phrases if words else ():
+            node = 0
+            for token, following in itertools.pairwise([self._vocabulary.add(token) for token in tokens]):
+                node = self._children[node, token]
+                detour = detours.setdefault(node, self._n_nodes)
+                self._n_nodes += detour == self._n_nodes
+                self._children[detour, following] = self._children[node, following]
+        for node, detour in detours.items():
+            for word in words:
+                self._children.setdefault((node, word), detour)
+                self._children.setdefault((detour, word), detour)
 
     def _word_flags(self, words: WordList) -> tuple[Ints, ...]:
         kinds = (words.negators, words.skip, words.determiners, words.titles)
@@ -77,14 +110,19 @@ class Matcher:
         self._edge_keys = np.array([key for key, _ in edges], np.int64)
         self._edge_children = np.array([child for _, child in edges], np.int64)
         self._first = np.zeros(self._width, np.int64)
+        self._inner = np.zeros(self._width, bool)
+        self._goes_on = np.zeros(self._n_nodes, bool)
         for (node, word), child in self._children.items():
             if node == 0:
                 self._first[word] = child
-        entries = np.array(sorted(self._entries), np.int64).reshape(-1, 5)
-        nodes = np.arange(len(self._children) + 2)
+            else:
+                self._inner[word] = self._goes_on[node] = True
+        entries = np.array(sorted(self._entries), np.int64).reshape(-1, 7)
+        nodes = np.arange(self._n_nodes + 1)
         self._entry_start = np.searchsorted(entries[:, 0], nodes)
         self._entry_list, self._entry_value = entries[:, 1], entries[:, 2]
         self._entry_name, self._entry_weak = entries[:, 3].astype(bool), entries[:, 4].astype(bool)
+        self._entry_rules, self._entry_asked = entries[:, 5], entries[:, 6]
 
     def _table(self, words: Ints) -> Bools:
         table = np.zeros(self._width, bool)
@@ -103,14 +141,19 @@ class Matcher:
         if not texts:
             return Hits(np.zeros(0, np.int64), np.zeros(0, np.int64))
         codes, order = self._encode(texts)
-        words, capitalised = codes >> 2, (codes & 3) == CAPITALISED
+        words, case = codes >> 2, codes & 3
+        capitalised = case == CAPITALISED
         start, end, entry = self._walk(words)
-        text = order[np.cumsum(words == SEPARATOR_ID)[start] - 1]
+        separators = np.flatnonzero(words == SEPARATOR_ID)
+        place = np.cumsum(words == SEPARATOR_ID)[start] - 1
+        reading = self._contexts.read(words, case != LOWER, separators)
         found: list[Hits] = []
+        lists = self._entry_list[entry]
         for list_ in range(self._n_lists):
-            of_list = np.flatnonzero(self._entry_list[entry] == list_)
+            of_list = np.flatnonzero(lists == list_)
             if len(of_list):
-                found.append(self._of_one_list(list_, words, capitalised, text, start, end, entry, of_list))
+                hits = self._of_one_list(list_, words, capitalised, reading, place, start, end, entry, of_list)
+                found.append(Hits(order[hits.text], hits.value))
         if not found:
             return Hits(np.zeros(0, np.int64), np.zeros(0, np.int64))
         return Hits(np.concatenate([hits.text for hits in found]), np.concatenate([hits.value for hits in found]))
@@ -132,9 +175,10 @@ class Matcher:
         starts, ends, nodes = [at], [at + 1], [node]
         length = 1
         while len(at):
+            # Only a word that goes on some phrase is worth a search: the separator at the end is none.
             after = at + length
-            inside = after < len(words)
-            at, node, after = at[inside], node[inside], after[inside]
+            going = self._goes_on[node] & self._inner[words[after]]
+            at, node, after = at[going], node[going], after[going]
             key = node * self._width + words[after]
             edge = np.minimum(np.searchsorted(self._edge_keys, key), len(self._edge_keys) - 1)
             going = self._edge_keys[edge] == key
@@ -155,6 +199,7 @@ class Matcher:
         list_: int,
         words: Ints,
         capitalised: Bools,
+        reading: Reading,
         text: Ints,
         start: Ints,
         end: Ints,
@@ -176,6 +221,10 @@ class Matcher:
         keep &= ~(self._entry_name[entry] & is_title[words[start - 1]])
         if len(guards):
             keep &= ~(self._entry_weak[entry] & np.isin(text, guards))
+        if self._contexts.has_rules(list_):
+            rows = np.flatnonzero(keep)
+            rules, asked = self._entry_rules[entry[rows]], self._entry_asked[entry[rows]]
+            keep[rows] = ~reading.weak(list_, rules, asked, start[rows], end[rows], text[rows])
         return Hits(text[keep], value[keep])
 
 
@@ -184,10 +233,11 @@ def _inside_longer(start: Ints, end: Ints) -> Bools:
     if not len(start):
         return np.zeros(0, bool)
     reach = np.maximum.accumulate(end)  # furthest end of any span up to this one
-    group_first = np.searchsorted(start, start)  # where the spans of the same start begin
-    before = np.where(group_first > 0, reach[group_first - 1], -1)
-    longest_here = np.maximum.reduceat(end, np.unique(group_first))[np.unique(group_first, return_inverse=True)[1]]
-    return (before >= end) | (longest_here > end)
+    opens = np.concatenate([[True], start[1:] != start[:-1]])  # spans of the same start stand together
+    first = np.flatnonzero(opens)
+    group = np.cumsum(opens) - 1
+    before = np.concatenate([[-1], reach[first[1:] - 1]])[group]
+    return (before >= end) | (np.maximum.reduceat(end, first)[group] > end)
 
 
 def _negated(words: Ints, start: Ints, is_negator: Bools, is_skip: Bools) -> Bools:

@@ -10,6 +10,7 @@ A file looks like this (every key but the first and `values` may be left out):
         fixed: [female]           # as it stands
         names: [baker]            # may also be a surname: see `Matcher`
         weak: [she, her]          # counts only where none of `unless` is in the caption
+        loose: [young {person}]   # with any of `between` between its words
       man: [man, guy]             # short for `words`
     unless: [dog]
     exclude: [man made]           # says nothing, and hides shorter terms inside it
@@ -19,6 +20,8 @@ A file looks like this (every key but the first and `values` may be left out):
     skip: [a, the]
     determiners: [a, the]         # a capitalised word of `names` counts after one of these
     titles: [mr, dr]              # and never after one of these
+    between: [happy, tall]        # so many of these may stand between the words of a value's `loose` phrases
+    uses, cues, rules             # contexts in which a term says nothing: see `cues.py`
 """
 
 import itertools
@@ -31,7 +34,9 @@ from typing import Any
 import yaml
 
 from balance.common.structure import expecting
+from balance.common.yaml_files import read_yaml
 from balance.errors import UserError
+from balance.labels.cues import Rule, read_rules
 from balance.labels.tokens import tokenize
 
 WORDS_FOLDER = Path(__file__).resolve().parent / "word_lists"
@@ -61,8 +66,8 @@ DETERMINERS = ("a", "an", "the", "this", "that", "these", "those", "his", "her",
 TITLES = ("mr", "mrs", "ms", "miss", "dr", "sir", "saint", "st", "san", "lord", "prof", "professor")
 
 _TOP_KEYS = {"attribute", "concepts", "positive", "values", "unless", "exclude", "sets", "proxy", "about", "source"}
-_TOP_KEYS |= {"negators", "skip", "determiners", "titles", "language"}
-_VALUE_KEYS = {"words", "fixed", "names", "weak"}
+_TOP_KEYS |= {"negators", "skip", "determiners", "titles", "language", "between", "uses", "cues", "rules"}
+_VALUE_KEYS = {"words", "fixed", "names", "weak", "loose"}
 _IRREGULAR = {
     "person": "people", "child": "children", "mouse": "mice", "goose": "geese", "foot": "feet", "tooth": "teeth",
     "wife": "wives", "housewife": "housewives", "midwife": "midwives", "knife": "knives", "shelf": "shelves",
@@ -80,6 +85,7 @@ class Term:
     value: str
     name: bool = False
     weak: bool = False
+    loose: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,8 @@ class WordList:
         terms: all spellings of all values.
         exclude: phrases that say nothing.
         unless: terms in whose company the weak ones don't count.
+        between: folded words that may stand between those of loose terms.
+        rules: contexts in which terms say nothing.
         negators, skip, determiners, titles: folded single words.
     """
 
@@ -106,6 +114,8 @@ class WordList:
     terms: tuple[Term, ...]
     exclude: tuple[tuple[str, ...], ...] = ()
     unless: tuple[tuple[str, ...], ...] = ()
+    between: frozenset[str] = frozenset()
+    rules: tuple[Rule, ...] = ()
     negators: frozenset[str] = field(default=frozenset(NEGATORS))
     skip: frozenset[str] = field(default=frozenset(SKIP))
     determiners: frozenset[str] = field(default=frozenset(DETERMINERS))
@@ -115,7 +125,9 @@ class WordList:
         """All that decides what the list finds, as plain data in a fixed order: what fingerprints are made of."""
         return {
             "title": self.title, "attribute": self.is_attribute, "positive": self.positive, "values": list(self.values),
-            "proxy": self.proxy, "terms": sorted([" ".join(t.tokens), t.value, t.name, t.weak] for t in self.terms),
+            "proxy": self.proxy,
+            "terms": sorted([" ".join(t.tokens), t.value, t.name, t.weak, t.loose] for t in self.terms),
+            "between": sorted(self.between), "rules": [rule.describe() for rule in self.rules],
             "exclude": sorted(map(" ".join, self.exclude)), "unless": sorted(map(" ".join, self.unless)),
             "negators": sorted(self.negators), "skip": sorted(self.skip),
             "determiners": sorted(self.determiners), "titles": sorted(self.titles),
@@ -166,7 +178,7 @@ def load_word_list(name: str) -> WordList:
     """
     path = named_file(name)
     try:
-        spec = yaml.safe_load(path.read_text(encoding="utf-8"))
+        spec = read_yaml(path)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"The word list {path} is not readable YAML: {' '.join(str(error).split())}.") from error
     with expecting(f"The word list {path}"):
@@ -199,9 +211,10 @@ def make_word_list(spec: Mapping[str, Any], where: str) -> WordList:
     terms = [term for value, entry in values.items() for term in _value_terms(str(value), entry, sets, where)]
     grammar = {
         key: frozenset(token for word in spec[key] for token in tokenize(_text(word, where)))
-        for key in ("negators", "skip", "determiners", "titles")
+        for key in ("negators", "skip", "determiners", "titles", "between")
         if key in spec
     }
+    rules = read_rules(spec, {t.tokens for t in terms}, lambda listed: _phrases(listed, sets, where), plural, where)
     return WordList(
         title=str(spec.get("attribute", spec.get("concepts"))),
         is_attribute="attribute" in spec,
@@ -210,6 +223,7 @@ def make_word_list(spec: Mapping[str, Any], where: str) -> WordList:
         proxy=bool(spec.get("proxy", False)),
         terms=tuple(dict.fromkeys(terms)),
         exclude=tuple(_phrases(spec.get("exclude") or [], sets, where)),
+        rules=rules,
         unless=tuple(_phrases([*(spec.get("unless") or []), *map(plural, spec.get("unless") or [])], sets, where)),
         **grammar,
     )
@@ -226,7 +240,7 @@ def _value_terms(value: str, entry: Any, sets: Mapping[str, list[str]], where: s
         if kind in ("words", "names"):
             written += [plural(_text(phrase, where)) for phrase in phrases]
         for tokens in _phrases(written, sets, where):
-            yield Term(tokens, value, name=kind == "names", weak=kind == "weak")
+            yield Term(tokens, value, name=kind == "names", weak=kind == "weak", loose=kind == "loose")
 
 
 def _phrases(phrases: Iterable[Any], sets: Mapping[str, list[str]], where: str) -> Iterable[tuple[str, ...]]:
