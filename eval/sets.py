@@ -92,6 +92,24 @@ class EvalSet:
     def __len__(self) -> int:
         return len(self.encoded)
 
+    def sort(self) -> None:
+        """Put the pictures into the order of their content, and equal ones of their keys and captions.
+
+        Intervals draw rows by number, and batches are cut by number: with this order neither how files are named nor
+        how they are spread over shards changes a figure.
+        """
+        known = self.picture_keys()
+        order = sorted(range(len(self)), key=lambda row: (known[row], self.keys[row], self.captions[row]))
+        self.keep(order)
+        self._picture_keys = [known[row] for row in order]
+
+    def keep(self, rows: list[int]) -> None:
+        """Keep these rows, in this order."""
+        self.encoded = [self.encoded[row] for row in rows]
+        self.labels = [self.labels[row] for row in rows]
+        self.captions = [self.captions[row] for row in rows]
+        self.keys = [self.keys[row] for row in rows]
+
     def leave_out(self, cause: str, example: str, count: int = 1) -> None:
         """Count samples that can't be used, of which `example` is the first."""
         self.bad[cause] = self.bad.get(cause, 0) + count
@@ -153,6 +171,7 @@ def load_set(name: str, spec: Any, allow_pipe: bool = False, max_bad: float = 0.
         raise UserError(f"eval.sets.{name} takes path, labels, file, words and concepts; it has {has}.")
     found = _read_set(name, spec, allow_pipe)
     _check_share(found, max_bad)
+    found.sort()
     for key, read in (("words", labels_by_wording), ("concepts", concepts_by_wording)):
         words = spec.get(key) or []
         if words:
@@ -289,11 +308,7 @@ def _leave_out_broken(found: EvalSet) -> None:
     for cause, key in zip(causes, found.keys, strict=True):
         if cause is not None:
             found.leave_out(cause, key)
-    kept = [row for row, cause in enumerate(causes) if cause is None]
-    found.encoded = [found.encoded[row] for row in kept]
-    found.labels = [found.labels[row] for row in kept]
-    found.captions = [found.captions[row] for row in kept]
-    found.keys = [found.keys[row] for row in kept]
+    found.keep([row for row, cause in enumerate(causes) if cause is None])
 
 
 def _broken(image: bytes) -> str | None:

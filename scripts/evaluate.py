@@ -8,7 +8,8 @@ Own settings, as key=value:
   out=<folder>      metrics.jsonl, suite.json, suite.html; by default runs/evaluations/<model>-<suite>
   cache=<folder>    features of stimuli, from which a stopped run goes on; by default <out>/features; null for none
 
-All others are keys of a training run's configuration: model.*, eval.* (such as eval.root=<folder of sets>), device.
+All others are keys of a training run's configuration: model.*, eval.* (such as eval.root=<folder of sets>), device, and
+seed, which draws the weights of a model that starts from none (model=tiny, the untrained comparison).
 Several processes share the work under `accelerate launch scripts/evaluate.py ...`.
 """
 
@@ -26,6 +27,7 @@ import conf.app.runtime  # noqa: F401  # isort: skip  # before torch
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import set_seed
 
 from balance.common.terminal import Table, say, terminal
 from balance.common.writer import only_writer
@@ -82,7 +84,9 @@ def evaluate(
         say(f"{name}: {len(suite.evaluators)} evaluators, {len(suite.sets)} sets with {pictures:,} pictures")
         for sentence in suite.skipped:
             say(f"note: {sentence}")
+    set_seed(config.seed)  # of random weights, where no others are named
     bundle = create_model(config.model, device)
+    processes.share_weights(bundle.model)
     try:
         found = measure(suite, config, bundle, name, device, cache, processes)
     except KeyboardInterrupt as stop:

@@ -114,13 +114,46 @@ def test_recall_of_a_perfect_and_of_a_constant_model() -> None:
     assert perfect["r/image_to_text_r1"].value == perfect["r/text_to_image_r1"].value == 1
     assert perfect["r/text_to_image_r1"].count == 5
     constant = measure(evaluator, Features(np.ones((3, 3)), {key: [1.0, 1.0, 1.0] for key in texts}))
-    assert constant["r/image_to_text_r1"].value == constant["r/text_to_image_r1"].value == 0
+    assert constant["r/image_to_text_r1"].value == pytest.approx((2 / 5 + 1 / 5 + 2 / 5) / 3), "what chance gives"
+    assert constant["r/text_to_image_r1"].value == pytest.approx(1 / 3)
+    assert constant["r/text_to_image_r5"].value == 1
 
 
-def test_a_caption_shared_by_two_pictures_matches_both() -> None:
-    evaluator = Retrieval("r", {"kind": "retrieval"}, data([{}] * 2, [("same",), ("same",)]))
-    found = measure(evaluator, Features([[1, 0], [0, 1]], {"same": [1.0, 0.2]}))
-    assert found["r/image_to_text_r1"].value == 1
+def test_a_caption_shared_by_two_pictures_is_each_ones_or_matches_both() -> None:
+    features = Features([[1, 0], [0, 1]], {"same": [1.0, 0.2]})
+    each = Retrieval("r", {"kind": "retrieval"}, data([{}] * 2, [("same",), ("same",)]))
+    found = measure(each, features)
+    assert found["r/image_to_text_r1"].value == 0.5, "one of two equal captions is its own"
+    assert found["r/text_to_image_r1"].value == 0.5, "the caption asks twice, and one picture is first"
+    assert found["r/text_to_image_r1"].count == 2
+    assert "2 of 2 captions" in each.skipped[0]
+    once = Retrieval("r", {"kind": "retrieval", "repeats": "once"}, data([{}] * 2, [("same",), ("same",)]))
+    assert measure(once, features)["r/image_to_text_r1"].value == 1
+    assert not once.skipped
+    with pytest.raises(UserError, match="repeats=twice is neither"):
+        Retrieval("r", {"kind": "retrieval", "repeats": "twice"}, data([{}] * 2, [("a",), ("b",)]))
+
+
+def test_every_caption_counts_as_in_clip_benchmark() -> None:
+    """Against recall as CLIP_benchmark computes it, from all captions' scores, averaged over orders of equal ones."""
+    rng = np.random.default_rng(4)
+    vectors = {f"c{n}": rng.normal(size=3) for n in range(40)}
+    captions = [tuple(f"c{n}" for n in rng.choice(40, 3)) for _ in range(30)]  # many are shared, and some stand twice
+    images = rng.normal(size=(30, 3))
+    evaluator = Retrieval("r", {"kind": "retrieval"}, data([{}] * 30, captions))
+    found = measure(evaluator, Features(images, {text: vector.tolist() for text, vector in vectors.items()}))
+    of = np.repeat(np.arange(30), 3)
+    flat = np.array([vectors[text] for some in captions for text in some])
+    unit = images / np.linalg.norm(images, axis=1, keepdims=True), flat / np.linalg.norm(flat, axis=1, keepdims=True)
+    scores = (unit[1] @ unit[0].T).round(5)
+    hits = {"image_to_text_r5": 0.0, "text_to_image_r5": 0.0}
+    for _ in range(300):
+        texts = rng.permutation(90)
+        best = texts[np.argsort(-scores.T[:, texts], axis=1, kind="stable")[:, :5]]
+        hits["image_to_text_r5"] += (of[best] == np.arange(30)[:, None]).any(axis=1).mean() / 300
+        hits["text_to_image_r5"] += (np.argsort(-scores, axis=1)[:, :5] == of[:, None]).any(axis=1).mean() / 300
+    for name, wanted in hits.items():
+        assert found[f"r/{name}"].value == pytest.approx(wanted, abs=0.01)
 
 
 def test_ranks_equal_a_plain_loop(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +164,10 @@ def test_ranks_equal_a_plain_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     ranks = best_ranks(queries, items, *(torch.tensor(c) for c in zip(*pairs, strict=True)))
     for q in range(20):
         order = (queries[q] @ items.T).argsort(descending=True).tolist()
-        assert ranks[q] == min(order.index(i) for p, i in pairs if p == q)
+        assert ranks.above[q] == min(order.index(i) for p, i in pairs if p == q)
+    assert not ranks.tied.any()
+    assert (ranks.matches == 1).all()
+    assert (ranks.hits(3) == (ranks.above < 3)).all()
 
 
 def test_the_bootstrap_covers_and_is_stratified() -> None:

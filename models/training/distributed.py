@@ -108,6 +108,19 @@ class Processes:
             if self.first:
                 self.agree(None)
 
+    def share_weights(self, model: torch.nn.Module) -> None:
+        """Give all processes the first one's parameters and buffers, so that they measure one model.
+
+        Equal seeds draw equal weights on equal machines only.
+        """
+        if self.world == 1:
+            return
+        with torch.no_grad():
+            for tensor in model.state_dict().values():
+                value = tensor.detach().cpu().contiguous()
+                dist.broadcast(value, src=0, group=self._group)
+                tensor.copy_(value)
+
     def gather(self, value: T) -> list[T]:
         """The values of all processes, in the order of their ranks, on all processes."""
         if self.world == 1:
