@@ -144,6 +144,9 @@ def run(script: str, arguments: list[str], command: Command, workspace: Path, tm
         return
     folder = tmp_path / "here"
     copy_tree(workspace, folder)
+    for word in arguments:
+        if word.startswith("eval.root="):  # must be there; what it lacks is skipped
+            (folder / word.partition("=")[2]).mkdir(parents=True, exist_ok=True)
     if "attributes.files=attributes" in arguments:  # labels belong to shards as they lie
         in_process(folder, "scripts/annotate.py", ["data.train=shards", "attributes=captions", "out=attributes"])
     if script == "train.py" and "resume=true" not in arguments:
@@ -172,7 +175,8 @@ def check_settings(script: str, arguments: list[str]) -> None:
 def check_overrides(arguments: list[str]) -> None:
     """Compose the configuration that a command gives, with shards where it leaves them to the reader."""
     wanted = [word for word in arguments if word != "..." and not word.startswith(("-", "$"))]
-    words = [re.sub(r"=(\.\.\.|<.*>)$", "=shards", word) for word in wanted]
+    here = [re.sub(r"^(eval\.root)=<.*>$", r"\1=.", word) for word in wanted]  # a folder that must be there
+    words = [re.sub(r"=(\.\.\.|<.*>)$", "=shards", word) for word in here]
     if "-m" in arguments:  # of a sweep's values the first
         words = [re.sub(r"^([\w.]+=[^\[{,]+),.*", r"\1", word) for word in words]
     compose(words)

@@ -379,7 +379,7 @@ def test_pages_show_charts_of_families_and_fragments() -> None:
         (["model.name=ViT-B-33"], "did you mean ViT-B-32"),
         (["suites=full"], "Unknown key suites"),
         (["suite=demo", "eval.root=/nowhere"], "eval.root=/nowhere: there is no such folder"),
-        (["suite=wds", "eval.root=."], "has nothing to run"),
+        (["suite=demo", "eval.root=."], "has nothing to run"),
     ],
 )
 def test_bad_commands_are_told(arguments: list[str], sentence: str, tmp_path: Path) -> None:
