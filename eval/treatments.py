@@ -13,6 +13,8 @@ from eval.report.rundata import RunData
 # What two runs of one treatment may differ in, beside the seed.
 INCIDENTAL = ("name", "runs", "seed", "resume", "overwrite", "track", "device", "keep_checkpoints", "checkpoint")
 MOST_OF_NAME = 40
+FEWEST_SEEDS = 3  # that a difference must be shown on
+LEVEL = 0.05
 
 
 def treatments(runs: Sequence[RunData]) -> dict[str, dict[int, RunData]]:
@@ -44,8 +46,9 @@ def paired_table(runs: Sequence[RunData]) -> list[dict[str, Any]]:
 
     Returns:
         Rows of `label`, `first`, `second` (treatments), `n` seeds, `mean` difference first - second, `low` and `high`
-        of its 95 % interval by Student's t, `p_t` of the paired t-test, and `p_wilcoxon` of the signed-rank test, None
-        where all differences are 0. With n seeds the latter can't fall below 2^(1 - n).
+        of its 95 % interval by Student's t, `p_t` of the paired t-test, `p_wilcoxon` of the signed-rank test, None
+        where all differences are 0, and `verdict`. With n seeds Wilcoxon's p can't fall below 2^(1 - n), so that the
+        verdict is by the t-test, corrected by Holm for all rows.
     """
     groups, rows = treatments(runs), []
     names = list(groups)
@@ -58,7 +61,28 @@ def paired_table(runs: Sequence[RunData]) -> list[dict[str, Any]]:
                 differences = np.array([size(one["value"]) - size(two["value"]) for one, two in pairs if one and two])
                 if len(differences) >= 2:
                     rows.append({"label": label, "first": first, "second": second, **_statistics(differences)})
+    for row, p in zip(rows, holm([1.0 if row["p_t"] is None else row["p_t"] for row in rows]), strict=True):
+        row["verdict"] = _verdict(row, p)
     return rows
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """P-values corrected by Holm for that many tests, in their order."""
+    order = np.argsort(p)
+    raised = np.maximum.accumulate([(len(p) - place) * p[row] for place, row in enumerate(order)])
+    found = np.empty(len(p))
+    found[order] = np.minimum(raised, 1)
+    return [float(one) for one in found]
+
+
+def _verdict(row: dict[str, Any], p: float) -> str:
+    if row["p_t"] is None and row["mean"]:
+        return "cannot be told: all seeds differ by the same"
+    if row["n"] < FEWEST_SEEDS:
+        return f"cannot be told: {row['n']} seeds"
+    if p >= LEVEL:
+        return "no difference shown"
+    return f"{row['first']} is {'lower' if row['mean'] < 0 else 'higher'}"
 
 
 def _statistics(differences: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, Any]:

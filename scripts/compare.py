@@ -1,8 +1,9 @@
-"""Compare runs on one page: what differs, with paired statistics where treatments were run with several seeds.
+"""Compare runs on one page: what differs, and which differences survive a paired test over seeds.
 
 `python scripts/compare.py runs/a runs/b ... [out=compare.html] [title='...'] [picture=summary.svg]`. The first run is
 what the page is about: put the one whose effect you ask for first, what it is compared with second. `picture` writes
-the chart of the summary by itself.
+the chart of the summary by itself. Runs that differ in their seed alone are one treatment; a difference between two
+treatments is called one from three shared seeds on, never on one.
 """
 
 from pathlib import Path
@@ -14,7 +15,7 @@ from conf.app.command import run_command, split_paths
 from eval.report.page import format_interval, format_number
 from eval.report.run_charts import headline_chart
 from eval.report.run_page import render
-from eval.report.run_tables import headline_table, unequal_length
+from eval.report.run_tables import headline_table, no_baseline, one_seed_note, unequal_length
 from eval.report.rundata import RunData, load_run
 from eval.treatments import paired_table
 
@@ -32,9 +33,13 @@ def main(arguments: list[str]) -> int:
     console.print(summary(runs))
     if unequal := unequal_length(runs):
         say(f"note: {unequal}")
+    if sentence := no_baseline(runs):
+        say(f"note: {sentence}")
     paired = paired_table(runs)
     if paired:
         console.print(seeds(paired))
+    else:
+        say(f"note: {one_seed_note()}")
     chart = headline_chart(runs)
     if "picture" in options and chart is not None:
         say(f"Picture: {write_whole(Path(options['picture']), chart)}")
@@ -74,8 +79,8 @@ def summary(runs: list[RunData]) -> Table:
 def seeds(paired: list[dict[str, object]]) -> Table:
     """Differences between treatments over seeds."""
     table = Table(title="Paired by seed", title_justify="left")
-    for name in ("measure", "treatments", "seeds", "mean difference, 95 %", "p (t)", "p (Wilcoxon)"):
-        table.add_column(name, justify="left" if name in ("measure", "treatments") else "right")
+    for name in ("measure", "treatments", "seeds", "mean difference, 95 %", "p (t)", "p (Wilcoxon)", "over seeds"):
+        table.add_column(name, justify="left" if name in ("measure", "treatments", "over seeds") else "right")
     for row in paired:
         table.add_row(
             str(row["label"]),
@@ -84,6 +89,7 @@ def seeds(paired: list[dict[str, object]]) -> Table:
             f"{row['mean']:+.3f} {format_interval(row)}",
             format_number(row["p_t"]),
             format_number(row["p_wilcoxon"]),
+            str(row["verdict"]),
         )
     return table
 

@@ -43,6 +43,7 @@ from models.training.distributed import Processes
 from models.training.precision import resolve_device
 from models.training.watchdog import watching
 from scripts.suite_tools import (
+    NO_BETTER,
     Measured,
     compose_suite,
     folder_name,
@@ -95,6 +96,8 @@ def evaluate(
     if processes.first:
         write_results(out, found)
         print_table(found)
+        if NO_BETTER in found.facts["skipped"]:
+            say(f"note: {NO_BETTER}")
         print(f"{out / 'metrics.jsonl'}\n{out / 'suite.html'}")
     return 0
 

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from balance.common.documents import read_mapping
-from balance.common.metric import Metric
+from balance.common.metric import Metric, at_chance
 from balance.errors import UserError
 from balance.files import write_whole
 from conf.app.cli import CONF, compose_raw, named_kinds, to_config
@@ -24,6 +24,10 @@ from eval.runner import Suite, build_suite, check_kinds
 from models.factory import ModelBundle
 from models.start import FROM
 from models.training.distributed import Processes
+
+NO_BETTER = (
+    "The model's quality is at chance: its measures of bias say how features happen to lie, and are not to be judged."
+)
 
 
 @dataclass
@@ -149,6 +153,7 @@ def measure(
         shown: show the progress.
     """
     metrics = suite.run(bundle, device, processes, cache, name, shown)
+    told = [*suite.skipped, *([NO_BETTER] if at_chance([metric.row() for metric in metrics]) else [])]
     kinds = {key: options.get("kind") for key, options in config.eval.evaluators.items()}
     facts = {
         "model": name,
@@ -158,7 +163,7 @@ def measure(
         "seconds": {part: round(seconds, 2) for part, seconds in suite.seconds.items()},
         "sets": {key: len(data) for key, data in suite.sets.items()},
         "left_out": {key: found["left_out"] for key, found in suite.sets_read().items() if found["left_out"]},
-        "skipped": suite.skipped,
+        "skipped": told,
         "truncated": suite.truncated,
         "kinds": {evaluator.name: kinds.get(evaluator.name) for evaluator in suite.evaluators},
         "headline": config.eval.headline,

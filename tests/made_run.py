@@ -18,7 +18,7 @@ def make_run(folder: Path, name: str, rb: float = 0.3, top1: float = 0.8, **conf
         "name": name,
         "seed": 0,
         "data": {"name": "wds"},
-        "model": {"name": "tiny"},
+        "model": {"name": "tiny", "init_from": "runs/start"},
         "balance": {"method": "dual"},
         "eval": {"headline": HEADLINE, "evaluators": {key: {"kind": kind} for key, kind in KINDS.items()}},
         **config,

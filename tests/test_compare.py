@@ -71,7 +71,9 @@ def test_one_seed_gives_no_statistics(tmp_path: Path) -> None:
 
 def test_the_command_writes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*map(str, runs(tmp_path)), f"out={tmp_path / 'page.html'}", "title=Two treatments"]) == 0
-    assert "Paired by seed" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "Paired by seed" in told
+    assert "over seeds" in told
     page = (tmp_path / "page.html").read_text()
     assert "<h1>Two treatments</h1>" in page
     assert "Over seeds" in page

@@ -10,7 +10,7 @@ from balance.common.metric import Metric
 from balance.errors import UserError
 from conf.app.cli import compose, groups
 from models.checkpoint import best_checkpoint, list_checkpoints
-from models.training.stopping import FELL, REACHED, Stopper
+from models.training.stopping import FELL, REACHED, Stopper, write_outcome
 from tests.commands import start
 from tests.launching import data_overrides, measured, model_overrides, tiny_overrides
 
@@ -44,14 +44,24 @@ def test_pretraining_experiments_run(world: Path, tmp_path: Path, experiment: st
     assert len([row for row in measured(folder) if row["name"] == "train/stage"]) == stages
 
 
+@pytest.fixture
+def able(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These models have learned next to nothing; here they count as better than chance."""
+    monkeypatch.setattr("models.training.stopping.at_chance", lambda rows: False)
+
+
+@pytest.mark.usefixtures("able")
 def test_unlearning_stops_when_the_targets_are_reached(world: Path, biased: Path, tmp_path: Path) -> None:
     assert unlearn(world, biased, tmp_path, "name=u", "stop.targets={rb/mean_parity: 2}", "stop.quality={}") == 0
     outcome = json.loads((tmp_path / "u/outcome.json").read_text())
-    assert (outcome["outcome"], outcome["samples"]) == (REACHED, 0)  # any model meets this one
+    assert (outcome["outcome"], outcome["samples"]) == (REACHED, 32)  # any model meets this one
+    assert outcome["supports"]["rb/mean_parity"]["target_is"] == "met"
+    assert "By its 95 % interval rb/mean_parity" in outcome["sentence"]
     before = [row["value"] for row in measured(biased) if row["name"] == "rb/mean_parity"][-1]
     assert outcome["before"]["rb/mean_parity"] == pytest.approx(before)  # that of the model started from
 
 
+@pytest.mark.usefixtures("able")
 def test_unlearning_ends_without_reaching_and_keeps_the_best(world: Path, biased: Path, tmp_path: Path) -> None:
     targets = ["stop.targets={rb/mean_parity: 1.0e-9}", "stop.quality={job/top1: 2}"]
     assert unlearn(world, biased, tmp_path, "name=u", *targets) == 0
@@ -63,6 +73,7 @@ def test_unlearning_ends_without_reaching_and_keeps_the_best(world: Path, biased
     assert int(best.stem.removeprefix("step-")) == min(scores, key=lambda step: scores[step])
 
 
+@pytest.mark.usefixtures("able")
 def test_unlearning_stops_when_quality_falls(
     world: Path, biased: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,13 +101,13 @@ def bias(value: float, low: float, high: float, quality: float) -> list[Metric]:
 
 
 def test_verdicts() -> None:
-    stopper = Stopper({"rb/mean_parity": 0.1}, {"job/top1": 0.05})
+    stopper = Stopper({"rb/mean_parity": 0.1}, {"job/top1": 0.05}, certain=False, in_a_row=1)
     verdict = {m.name: m.value for m in stopper.judge(bias(-0.3, -0.4, -0.2, 0.9))}
     assert verdict == pytest.approx({"stop/quality": 0, "stop/bias": 3, "stop/score": 3})
     assert stopper.outcome is None
     stopper.judge(bias(-0.09, -0.2, 0.01, 0.86))
     assert stopper.outcome == REACHED
-    certain = Stopper({"rb/mean_parity": 0.1}, {}, certain=True)
+    certain = Stopper({"rb/mean_parity": 0.1}, {}, certain=True, in_a_row=1)
     certain.judge(bias(-0.09, -0.2, 0.01, 0.9))
     assert certain.outcome is None
     certain.judge(bias(-0.05, -0.1, 0.01, 0.1))
@@ -109,6 +120,50 @@ def test_verdicts() -> None:
     again = Stopper({"rb/mean_parity": 0.1}, {"job/top1": 0.05})
     again.load_state_dict(fallen.state_dict())
     assert (again.outcome, again.before) == (FELL, fallen.before)
+
+
+def test_a_wide_interval_must_lie_within_its_target_twice() -> None:
+    stopper = Stopper({"rb/mean_parity": 0.1}, {})
+    for low, high in ((-0.14, 0.01), (-0.09, 0.08), (-0.11, 0.08), (-0.09, 0.08)):
+        stopper.judge(bias(-0.01, low, high, 0.9))
+        assert stopper.outcome is None
+    again = Stopper({"rb/mean_parity": 0.1}, {})
+    again.load_state_dict(stopper.state_dict())
+    again.judge(bias(-0.01, -0.08, 0.02, 0.9))  # no wider than the target: its value is enough
+    assert again.outcome == REACHED, "two in a row, of which one was before the checkpoint"
+
+
+def test_the_end_says_what_the_intervals_support() -> None:
+    """An unlearning that can't be decided: a start that held 0, and an interval wider than the target."""
+    stopper = Stopper({"rb/mean_parity": 0.05}, {})
+    stopper.judge([Metric("rb/mean_parity", -0.13, -0.27, 0.01, 95)])
+    end = [Metric("rb/mean_parity", 0.01, -0.15, 0.18, 95)]
+    stopper.judge(end)
+    assert stopper.outcome is None
+    told = stopper.supports(end)["rb/mean_parity"]
+    assert (told["target_is"], told["changed"], told["images"]) == ("cannot be told", False, 4139)
+    assert stopper.sentence(64, end) == (
+        "Targets not reached within 64 samples (rb/mean_parity -0.130 -> 0.010). By its 95 % interval rb/mean_parity "
+        "0.010 [-0.150, 0.180] can't be told to be within 0.05 on 95 images; about 4,139 would decide, and no change "
+        "from the start is shown."
+    )
+    beyond = stopper.supports([Metric("rb/mean_parity", 0.3, 0.2, 0.4, 95)])["rb/mean_parity"]
+    assert (beyond["target_is"], beyond["changed"]) == ("not met", True)
+
+
+def test_a_model_at_chance_reaches_nothing(tmp_path: Path) -> None:
+    stopper = Stopper({"rb/mean_parity": 0.1}, {}, in_a_row=1)
+    guessing = Metric("job/top1", 0.11, 0.09, 0.13, 500, chance=0.1)
+    metrics = [Metric("rb/mean_parity", 0.0, -0.01, 0.01, 500), guessing]
+    stopper.judge(metrics)
+    assert stopper.outcome is None
+    write_outcome(tmp_path, stopper, 32, metrics)
+    outcome = json.loads((tmp_path / "outcome.json").read_text())
+    assert outcome["outcome"] == "at chance"
+    assert outcome["supports"]["rb/mean_parity"]["target_is"] == "cannot be told"
+    assert outcome["sentence"].startswith("Not judged after 32 samples: quality is at chance")
+    stopper.judge([metrics[0], Metric("job/top1", 0.5, 0.45, 0.55, 500, chance=0.1)])
+    assert stopper.outcome == REACHED
 
 
 def test_quality_that_is_not_a_number_has_fallen() -> None:

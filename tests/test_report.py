@@ -14,6 +14,7 @@ from eval.report.run_charts import association_test_chart
 from eval.report.run_page import render, write_report
 from eval.report.run_tables import answer, concept_table, headline_table, verdict
 from eval.report.rundata import load_run
+from eval.report.summary import summarise
 from models.training.provenance import write_provenance
 from tests.browser import browse
 from tests.made_run import make_run
@@ -34,6 +35,8 @@ def test_a_baseline_that_is_named_stands_beside_the_run(tmp_path: Path) -> None:
     page = write_report(run).read_text()
     assert "compared with base" in page
     assert "Against base, of 2 measures of bias 1 is better and 0 are worse" in page
+    assert "better (one seed)" in page
+    assert "one seed, which is no result yet" in page
     assert "of 1 measures of quality 0 are better and 1 is worse" in page
     shutil.rmtree(tmp_path / "base")
     assert "compared with" not in write_report(run).read_text()
@@ -53,6 +56,25 @@ def test_a_baseline_that_is_named_stands_beside_the_run(tmp_path: Path) -> None:
 def test_verdicts(one: Any, other: Any, direction: str, wanted: str) -> None:
     keys = ("value", "low", "high")
     assert verdict(dict(zip(keys, one, strict=True)), dict(zip(keys, other, strict=True)), direction) == wanted
+
+
+def test_bias_is_not_judged_against_a_model_at_chance(tmp_path: Path) -> None:
+    untrained = load_run(make_run(tmp_path, "scratch", model={"name": "tiny"}))
+    table = headline_table([untrained])
+    assert [row["verdict"] for row in table] == ["not comparable", "not comparable", "better"]
+    assert "Before training the model was at chance, which is no baseline for bias" in answer([untrained], table)
+    assert "measures of bias" not in answer([untrained], table)
+    assert "Before training the model was at chance" in summarise(tmp_path / "scratch")
+    guessing = make_run(tmp_path, "guessing", top1=0.1)
+    path = guessing / "metrics.jsonl"
+    rows = [{**json.loads(line), "chance": 0.1} for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows if row["name"] != "train/loss"))
+    runs = [load_run(guessing), load_run(make_run(tmp_path, "base"))]
+    assert [row["verdict"] for row in headline_table(runs)][:2] == ["not comparable"] * 2
+    assert "The quality of guessing is at chance, so that its bias is not judged" in render(runs)
+    start = load_run(guessing)
+    assert start.start_at_chance()
+    assert not load_run(tmp_path / "base").start_at_chance(), "nothing is known of its chance"
 
 
 def test_tables(tmp_path: Path) -> None:

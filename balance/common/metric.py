@@ -1,7 +1,7 @@
 """One measured value, as every evaluator gives it and every file and page shows it."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ class Metric:
         high: upper end.
         count: number of images (or pairs) behind it.
         prompts: the texts that were compared, a few words each.
+        chance: of a measure of quality what guessing gives.
     """
 
     name: str
@@ -33,10 +34,11 @@ class Metric:
     high: float | None = None
     count: int | None = None
     prompts: str | None = None
+    chance: float | None = None
 
     def row(self, **place: Any) -> dict[str, Any]:
         """A JSON-ready row: where the run stood (`step`, `epoch`, `samples`), then the metric."""
-        optional = {"count": self.count, "prompts": self.prompts}
+        optional = {"count": self.count, "prompts": self.prompts, "chance": self.chance}
         return {
             **place,
             "name": self.name,
@@ -72,6 +74,23 @@ def direction_of(config: Mapping[str, Any], name: str) -> str:
         return "bias"
     kind = ((config["eval"].get("evaluators") or {}).get(evaluator) or {}).get("kind", evaluator)
     return "bias" if kind in BIAS_KINDS else "quality" if kind in QUALITY_KINDS else "other"
+
+
+def at_chance(rows: Iterable[Row]) -> bool:
+    """Whether a model is no better than guessing: most of its measures of quality don't lie above what guessing gives.
+
+    Most, and not all, since a model with random weights tells two classes apart by brightness or colour now and then.
+    What it knows nothing of it can't be biased about: its measures of bias say how random features happen to lie.
+
+    Args:
+        rows: of one evaluation; those without `chance` or without an interval do not count.
+
+    Returns:
+        False where no row counts: nothing is known then.
+    """
+    known = [row for row in rows if row.get("chance") is not None and row.get("low") is not None]
+    above = sum(row["low"] > row["chance"] for row in known)
+    return bool(known) and 2 * above < len(known)
 
 
 def _is_measured(row: Mapping[str, Any]) -> bool:

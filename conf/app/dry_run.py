@@ -4,15 +4,17 @@ The data is labelled and the plan solved as in the run itself (labels are kept, 
 is measured without weights; evaluators are asked for what they would embed. Nothing is written into a run's folder.
 """
 
+import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from balance.common.metric import Metric
 from balance.common.terminal import Table, say, terminal
 from balance.common.workers import too_many_workers
 from balance.errors import UserError
@@ -29,11 +31,13 @@ from eval.runner import Suite
 from models.factory import ModelBundle
 from models.training.cost import Cost, measure_cost, shape_of
 from models.training.progress import TrainingProgress
+from models.training.stopping import images_to_decide
 
 GIB = 2**30
 OFTEN = 40  # passes over the accepted samples from which on repeating them is worth a warning
 FEW_BATCHES = 10  # in a pass over the data, below which steps are hardly those of a data set
 FEW_IMAGES = 100  # in an evaluation set, below which its intervals tell little
+WIDEST = 1.96  # half an interval times the root of the images, for a model that is sure of each
 FEW = 0.1  # mean rate below which it is worth one, too
 
 
@@ -254,13 +258,13 @@ def _evaluation(
             "Nothing would be evaluated: no evaluation set is there, and neither data.eval nor data.holdout holds any."
         )
         return
-    count = ChanceEmbedder(bundle)
+    count, measured = ChanceEmbedder(bundle), list[Metric]()
     for evaluator in suite.evaluators:
         try:
-            for _ in evaluator(count, np.random.default_rng(0), 2):
-                pass
+            measured += list(evaluator(count, np.random.default_rng(0), 2))
         except Exception as error:  # an evaluator may need more of an embedder than can be pretended
             found.warnings.append(f"The cost of {evaluator.name} is not known ({type(error).__name__}: {error}).")
+    found.warnings += undecidable(config, {metric.name: metric.count for metric in measured})
     times = 1 + (config.schedule.epochs // config.eval.every if progress is not None else 0)
     found.add("an evaluation", f"{len(count.pictures):,} pictures, {len(count.said):,} texts, {times} times")
     if cost is not None and progress is not None:
@@ -274,6 +278,27 @@ def _evaluation(
     cut = cut_texts(bundle, list(count.said)) if bundle is not None else []
     if cut:
         found.warnings.append(f"The tokenizer cuts {len(cut)} prompt(s) of the evaluation, such as {cut[0]!r}.")
+
+
+def undecidable(config: Config, counts: Mapping[str, int | None]) -> list[str]:
+    """Targets that their sets are too small for: a sentence each, with the number of images that would do.
+
+    A model that is sure of each image has the widest interval: its figures are of 1 and -1 for parity, and of 0 and 1
+    on two sides for association, which gives 1.96 / sqrt(n) on either side of the value.
+    """
+    told = []
+    for name, target in config.stop.targets.items():
+        kind = (config.eval.evaluators.get(name.partition("/")[0]) or {}).get("kind")
+        images = counts.get(name)
+        if kind not in ("parity", "association") or not images:
+            continue
+        half = WIDEST / math.sqrt(images)
+        if half > target:
+            told.append(
+                f"stop.targets.{name}={target:g} can't be decided on {images:,} images: the interval may be as wide as "
+                f"the value ±{half:.2f}; about {images_to_decide(target, half, images):,} images would decide it."
+            )
+    return told
 
 
 def _disk(found: DryRun, config: Config, cost: Cost) -> None:

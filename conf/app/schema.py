@@ -154,7 +154,8 @@ class StopConfig:
     quality: dict[str, float] = field(
         default_factory=dict, metadata=between(0, 1_000, above=True)
     )  # quality metric -> largest fall below its first value
-    certain: bool = False  # the whole 95 % interval must meet a target
+    certain: bool | None = None  # the whole 95 % interval must meet a target; null: where it is wider than the target
+    in_a_row: int = number(2, 1, 100)  # evaluations in a row that must meet all targets
 
 
 @dataclass

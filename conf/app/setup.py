@@ -60,7 +60,7 @@ def set_up(config: Config) -> Setup:
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
     notes = check_model(config)
-    stopper = Stopper(config.stop.targets, config.stop.quality, config.stop.certain)
+    stopper = Stopper(config.stop.targets, config.stop.quality, config.stop.certain, config.stop.in_a_row)
     shards = expand_shards(config.data.train, "data.train", config.data.allow_pipe)
     held_out = find_held_out(config, shards)
     accelerator = Accelerator(

@@ -85,10 +85,14 @@ class Retrieval:
         to_text = best_ranks(images, distinct, self.image_of, self.text_of, alike)
         to_image = best_ranks(distinct[alike], images, self.text_of, self.image_of)
         for way, ranks in (("image_to_text", to_text), ("text_to_image", to_image)):
+            queries, items = len(ranks.above), len(self.texts if way == "image_to_text" else self.rows)
+            matches = np.bincount(self.image_of if way == "image_to_text" else self.text_of, minlength=queries)
+            guess = Ranks(np.zeros(queries, dtype=np.int64), items - matches, matches)
             for k in KS:
                 hit = ranks.hits(k)
                 found = clustered_interval(hit, self.clusters[way], rng, resamples)
-                yield Metric(f"{self.name}/{way}_r{k}", *found, count=len(hit))
+                chance = float(guess.hits(k).mean())
+                yield Metric(f"{self.name}/{way}_r{k}", *found, count=len(hit), chance=chance)
 
 
 @dataclass

@@ -24,6 +24,8 @@ class ZeroShot:
         by: a label, or several, of who is shown: top-1 is then also given for each group, with the lowest
             (`worst_group`) and the distance between the highest and the lowest (`group_gap`).
 
+    What guessing gives (`chance`) is the best that one answer for all pictures would give, such as the largest class.
+
     With many small groups the gap is large by chance alone, since it is a distance between extremes.
 
     Samples without the label are left out. A set that holds pictures of some of the classes only is still compared with
@@ -63,11 +65,14 @@ class ZeroShot:
         # Ties rank before the right class, so that a constant model gets no credit.
         rank = (scores >= own).sum(axis=1) - 1
         first = (rank < 1).astype(float)
-        text = self.prompts[0][0]
-        yield Metric(f"{self.name}/top1", *mean_interval(first, rng, resamples), count=len(rank), prompts=text)
+        text, k = self.prompts[0][0], len(self.prompts)
+        shares = np.sort(np.bincount(self.truth, minlength=k) / len(rank))[::-1]
+        found, one = mean_interval(first, rng, resamples), float(shares[0])
+        yield Metric(f"{self.name}/top1", *found, count=len(rank), prompts=text, chance=one)
         if len(self.prompts) > 5:
             five = (rank < 5).astype(float)
-            yield Metric(f"{self.name}/top5", *mean_interval(five, rng, resamples), count=len(rank), prompts=text)
+            found, best = mean_interval(five, rng, resamples), float(shares[:5].sum())
+            yield Metric(f"{self.name}/top5", *found, count=len(rank), prompts=text, chance=best)
         groups = [first[self.truth == c][:, None] for c in np.unique(self.truth)]
 
         def mean_of_means(means: list[Floats]) -> Floats:
@@ -77,7 +82,8 @@ class ZeroShot:
         # A class of one picture always resamples to itself: such an interval would be too narrow.
         sure = min(map(len, groups)) > 1
         ends = {"low": float(low[0]), "high": float(high[0])} if sure else {}
-        yield Metric(f"{self.name}/mean_per_class", float(value[0]), **ends, count=len(rank), prompts=text)
+        even = 1 / len(groups)
+        yield Metric(f"{self.name}/mean_per_class", float(value[0]), **ends, count=len(rank), prompts=text, chance=even)
         yield from self._by_group(first, rng, resamples)
 
     def _by_group(self, first: Floats, rng: np.random.Generator, resamples: int) -> Iterator[Metric]:

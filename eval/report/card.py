@@ -12,7 +12,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from balance.common.metric import Row
+from balance.common.metric import Row, at_chance
 from balance.common.terminal import visible
 from eval.report.page import format_number
 from eval.report.rundata import RunData
@@ -132,6 +132,8 @@ def _text(run: RunData, rows: list[Row], averaged: bool) -> Iterable[str]:
     start = model.get("init_from") or model.get("pretrained")
     yield f"It was trained from {f'the weights {code(_public(str(start)))}' if start else 'random weights'}.\n"
     yield USE
+    if at_chance(rows):
+        yield "**Its quality is at chance**: the measures of bias below say nothing of what training did.\n"
     for title, direction in (
         ("Measured bias (0 is none)", "bias"),
         ("Measured quality", "quality"),

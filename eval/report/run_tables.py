@@ -8,6 +8,7 @@ from balance.common.metric import Row
 from eval.report.run_charts import label_of
 from eval.report.rundata import RunData
 
+BETTER, WORSE, NOT_COMPARABLE, ONE_SEED = "better", "worse", "not comparable", "one seed"
 LENGTHS = ("samples", "steps", "samples of an epoch")
 
 
@@ -15,9 +16,11 @@ def headline_table(runs: Sequence[RunData]) -> list[dict[str, Any]]:
     """The metrics of the summary: a row each, with the first run's value before training and every run's last value.
 
     With a second run each row says how the first differs from it: `change`, and `verdict`: better, worse, or within
-    intervals. Sizes are compared for bias, values for quality; intervals that do not overlap make a difference.
+    intervals. Sizes are compared for bias, values for quality; intervals that do not overlap make a difference, between
+    two runs one of this seed alone. Bias is not comparable where a side of the comparison is at chance.
     """
-    found = []
+    found, seed = [], f" ({ONE_SEED})" if len(runs) > 1 else ""
+    chance = runs[0].ends_at_chance() or (runs[1].ends_at_chance() if len(runs) > 1 else runs[0].start_at_chance())
     for label, name in runs[0].headline.items():
         direction = runs[0].direction(name)
         values = [run.last(name) for run in runs]
@@ -33,9 +36,29 @@ def headline_table(runs: Sequence[RunData]) -> list[dict[str, Any]]:
         reference = values[1] if len(runs) > 1 else row["start"]
         if reference is not None and values[0] is not None:
             row["change"] = values[0]["value"] - reference["value"]
-            row["verdict"] = verdict(values[0], reference, direction)
+            told = verdict(values[0], reference, direction)
+            row["verdict"] = told + seed if told in (BETTER, WORSE) else told
+            if chance and direction == "bias":
+                row["verdict"] = NOT_COMPARABLE
         found.append(row)
     return sorted(found, key=lambda row: ("bias", "quality", "other").index(row["direction"]))
+
+
+def no_baseline(runs: Sequence[RunData]) -> str:
+    """A sentence where bias is not judged, since a model of the comparison is no better than guessing; else empty."""
+    at = [run.name for run in runs[:2] if run.ends_at_chance()]
+    if at:
+        one = len(at) == 1
+        return (
+            f"The quality of {' and '.join(at)} is at chance, so that {'its' if one else 'their'} bias is not judged: "
+            "a model that tells nothing apart has none to speak of."
+        )
+    if len(runs) == 1 and runs[0].start_at_chance():
+        return (
+            "Before training the model was at chance, which is no baseline for bias: compare with a control run "
+            "(`balance=none`, equally many samples), or start from trained weights."
+        )
+    return ""
 
 
 def unequal_length(runs: Sequence[RunData]) -> str:
@@ -72,8 +95,8 @@ def verdict(one: Row, other: Row, direction: str) -> str:
     if one["low"] <= other["high"] and other["low"] <= one["high"]:
         return "within intervals"
     if direction == "bias":
-        return "better" if abs(one["value"]) < abs(other["value"]) else "worse"
-    return "better" if one["value"] > other["value"] else "worse"
+        return BETTER if abs(one["value"]) < abs(other["value"]) else WORSE
+    return BETTER if one["value"] > other["value"] else WORSE
 
 
 def answer(runs: Sequence[RunData], table: Sequence[dict[str, Any]]) -> str:
@@ -90,16 +113,30 @@ def answer(runs: Sequence[RunData], table: Sequence[dict[str, Any]]) -> str:
     elif parts:
         sentences.append(f"Balancing takes {' and '.join(parts)}.")
     reference = runs[1].name if len(runs) > 1 else "the model before training"
+    differ = False
     for direction, noun in (("bias", "bias"), ("quality", "quality")):
-        rows = [row for row in table if row["direction"] == direction and row["verdict"]]
-        if rows:
-            better = sum(row["verdict"] == "better" for row in rows)
-            worse = sum(row["verdict"] == "worse" for row in rows)
+        judged = [row["verdict"] for row in table if row["direction"] == direction and row["verdict"]]
+        judged = [one for one in judged if one != NOT_COMPARABLE]
+        if judged:
+            better, worse = (sum(one.startswith(what) for one in judged) for what in (BETTER, WORSE))
             sentences.append(
-                f"Against {reference}, of {len(rows)} measures of {noun} {_are(better)} better and {_are(worse)} worse "
-                "beyond their intervals."
+                f"Against {reference}, of {len(judged)} measures of {noun} {_are(better)} better and {_are(worse)} "
+                "worse beyond their intervals."
             )
+            differ |= better + worse > 0
+    if no_baseline(runs):
+        sentences.append(no_baseline(runs))
+    if len(runs) > 1 and differ:
+        sentences.append(one_seed_note())
     return " ".join(sentences)
+
+
+def one_seed_note() -> str:
+    """What a difference between two runs is worth."""
+    return (
+        "Intervals are over images: they don't know how much another seed would change. Two runs show a difference of "
+        "one seed, which is no result yet; train both with several seeds, and compare all by scripts/compare.py."
+    )
 
 
 def _are(number: int) -> str:

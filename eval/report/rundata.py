@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from balance.common.documents import read_mapping
-from balance.common.metric import Row, by_name, direction_of, read_metrics
+from balance.common.metric import Row, at_chance, by_name, direction_of, read_metrics
 from balance.errors import UserError
 
 NOT_EVALUATED = ("train/", "accepted/", "data/", "eval/", "stop/")
@@ -61,6 +61,20 @@ class RunData:
         """The row of a metric from before training."""
         rows = self.series.get(name)
         return rows[0] if rows and rows[0]["step"] == 0 else None
+
+    def random_start(self) -> bool:
+        """Whether the run began with random weights, at least of what joins images and texts."""
+        model = self.config.get("model") or {}
+        return not (model.get("init_from") or model.get("pretrained"))
+
+    def start_at_chance(self) -> bool:
+        """Whether the model was no better than guessing before training."""
+        rows = [row for name in self.evaluated() if (row := self.first(name))]
+        return bool(rows) and (self.random_start() or at_chance(rows))
+
+    def ends_at_chance(self) -> bool:
+        """Whether the model is no better than guessing at its last evaluation."""
+        return at_chance(rows[-1] for rows in self.evaluated().values())
 
     def direction(self, name: str) -> str:
         """`bias`, `quality` or `other`, by the kind of the evaluator."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from balance.common.metric import Row
 from balance.common.terminal import Table, terminal
-from eval.report.run_tables import headline_table
+from eval.report.run_tables import headline_table, no_baseline
 from eval.report.rundata import load_run
 
 
@@ -15,7 +15,8 @@ def summarise(folder: Path) -> str:
     Args:
         folder: the run's.
     """
-    rows = [row for row in headline_table([load_run(folder)]) if row["values"][0] is not None]
+    run = load_run(folder)
+    rows = [row for row in headline_table([run]) if row["values"][0] is not None]
     if not rows:
         return ""
     table = Table(title="Measured, with 95 % intervals", title_justify="left")
@@ -29,7 +30,7 @@ def summarise(folder: Path) -> str:
     console = terminal(width=None if os.environ.get("COLUMNS") else 110, no_color=True)
     with console.capture() as capture:
         console.print(table)
-    return capture.get().rstrip()
+    return "\n".join(filter(None, [capture.get().rstrip(), no_baseline([run])]))
 
 
 def _figure(row: Row | None) -> str:
