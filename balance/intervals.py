@@ -28,7 +28,7 @@ class Estimates:
     error: Floats
 
 
-def clopper_pearson(successes: Floats, trials: Floats, level: float) -> tuple[Floats, Floats]:
+def clopper_pearson(successes: Floats | np.float64, trials: Floats | np.float64, level: float) -> tuple[Floats, Floats]:
     """Exact interval of a binomial share (Clopper and Pearson 1934); NaN where there are no trials."""
     tail = (1 - level) / 2
     with np.errstate(invalid="ignore"):

@@ -1,10 +1,18 @@
-"""Intervals by the bootstrap, computed for all statistics of a sample at once."""
+"""Intervals: by the bootstrap for means and smooth functions of them, by other constructions where it does not cover.
+
+A bootstrap's percentiles hold for what is about normal around its true value. Shares near 0 or 1 are not, nor are
+absolute values and maxima, whose resamples never come as low as the truth. So shares get exact binomial intervals, and
+what is largest among several differences is bounded by simultaneous intervals of all of them. `docs/coverage.md` has
+how often each interval holds the true value, by simulation.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from balance.intervals import clopper_pearson
 
 Floats = NDArray[np.float64]
 
@@ -77,20 +85,6 @@ def statistic_interval(
     return value, low, high
 
 
-def clustered_interval(
-    values: Floats, clusters: NDArray[np.integer[Any]], rng: np.random.Generator, resamples: int
-) -> tuple[float, float, float]:
-    """Mean of values (n,) that come in clusters (n,), with a 95 % interval that resamples whole clusters.
-
-    Captions of one picture are hit or missed together: an interval that took them for independent would be too narrow.
-    """
-    sums = np.bincount(clusters, weights=values)
-    sizes = np.bincount(clusters)
-    groups = [np.column_stack([sums, sizes])[sizes > 0].astype(np.float64)]
-    value, low, high = statistic_interval(groups, lambda m: m[0][:, :1] / m[0][:, 1:], rng, resamples)
-    return float(value[0]), float(low[0]), float(high[0])
-
-
 def correlation_interval(
     x: Floats, y: Floats, rng: np.random.Generator, resamples: int
 ) -> tuple[float, float, float] | None:
@@ -112,3 +106,91 @@ def correlation_interval(
 
     value, low, high = statistic_interval([moments], pearson, rng, resamples)
     return float(value[0]), float(low[0]), float(high[0])
+
+
+def share_interval(
+    hits: Floats, clusters: NDArray[np.integer[Any]] | None = None, level: float = 0.95
+) -> tuple[float, float, float]:
+    """The share of hits (n,), each in [0, 1], with its exact binomial (Clopper-Pearson) interval.
+
+    Args:
+        hits: 1 for a hit, 0 for a miss; what counts in part lies between, which makes the interval a little too wide.
+        clusters: which hits belong together, (n,). As many independent ones are counted as would vary as much, at most
+            n (Korn and Graubard, 1998); where all or none hit, as many as there are clusters.
+        level: of the interval.
+
+    Returns:
+        share, low, high.
+    """
+    n, share = float(len(hits)), float(hits.mean())
+    if clusters is not None:
+        sums, sizes = np.bincount(clusters, weights=hits), np.bincount(clusters)
+        sums, sizes = sums[sizes > 0], sizes[sizes > 0]
+        groups = len(sizes)
+        spread = float(((sums - share * sizes) ** 2).sum()) / len(hits) ** 2 * groups / max(groups - 1, 1)
+        n = min(n, share * (1 - share) / spread) if spread > 1e-15 else float(groups)
+    low, high = clopper_pearson(np.float64(share * n), np.float64(n), level)
+    return share, float(low), float(high)
+
+
+def size_interval(low: float, high: float) -> tuple[float, float]:
+    """The interval of |x| from that of x: from 0 where the latter holds 0. It covers at least as often."""
+    ends = abs(low), abs(high)
+    return (0.0 if low <= 0 <= high else min(ends)), max(ends)
+
+
+def largest_interval(
+    groups: Sequence[Floats],
+    differences: Callable[[list[Floats]], Floats],
+    rng: np.random.Generator,
+    resamples: int,
+    level: float = 0.95,
+) -> tuple[float, float, float]:
+    """The largest size among several differences, with an interval from simultaneous intervals of all of them.
+
+    Each difference gets its estimate ± c standard errors, with c such that in the given share of the resamples all hold
+    at once. Then the largest size lies between the largest of the lower ends of sizes and the largest of the upper
+    ones: from 0 where no difference is beyond chance, since resamples of a maximum never come near 0 themselves.
+
+    Args:
+        groups: samples (n_g, r).
+        differences: from the groups' means, each (b, r), to (b, k).
+        rng: source of the resamples.
+        resamples: how many.
+        level: of the interval.
+
+    Returns:
+        value, low, high.
+    """
+    value = differences([group.mean(axis=0, keepdims=True) for group in groups])[0]
+    draws = differences(bootstrap_means(groups, rng, resamples)) - value
+    half = _simultaneous(draws, level)
+    size = np.abs(value)
+    return float(size.max()), float(max((size - half).max(), 0)), float((size + half).max())
+
+
+def extreme_interval(
+    groups: Sequence[Floats], rng: np.random.Generator, resamples: int, level: float = 0.95
+) -> tuple[float, float, float]:
+    """The lowest of the groups' means, (n_g, 1) each, with an interval from simultaneous intervals of all of them."""
+    value = np.array([float(group.mean()) for group in groups])
+    draws = np.concatenate(bootstrap_means(groups, rng, resamples), axis=1) - value
+    half = _simultaneous(draws, level)
+    return float(value.min()), float((value - half).min()), float((value + half).min())
+
+
+def _simultaneous(draws: Floats, level: float) -> Floats:
+    """Half the widths of intervals that hold all at once, (k,), from resampled deviations (b, k)."""
+    error = draws.std(axis=0)
+    varies = error > 1e-12
+    if not varies.any():
+        return error
+    c = np.quantile((np.abs(draws[:, varies]) / error[varies]).max(axis=1), level)
+    half: Floats = c * error
+    return half
+
+
+def pairwise(means: list[Floats]) -> Floats:
+    """Differences between any two of the groups' means, each (b, r): (b, pairs * r)."""
+    pairs = [one - other for place, one in enumerate(means) for other in means[place + 1 :]]
+    return np.concatenate(pairs, axis=1)

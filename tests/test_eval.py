@@ -1,18 +1,30 @@
 """Evaluators against answers known by hand, on constructed features."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest
 
 from balance.errors import UserError
 from eval.evaluators.association import Association
 from eval.evaluators.parity import Parity
 from eval.evaluators.retrieval import Retrieval, best_ranks
 from eval.evaluators.zeroshot import ZeroShot
-from eval.stats import bootstrap_means, clustered_interval, correlation_interval, mean_interval, statistic_interval
+from eval.stats import (
+    bootstrap_means,
+    correlation_interval,
+    mean_interval,
+    share_interval,
+    size_interval,
+    statistic_interval,
+)
+from scripts import coverage
+from scripts.coverage import cases, simulate
+from tests.conftest import ROOT
 from tests.made_features import Features, data, measure
 
 AXES = {"man": [1.0, 0.0], "woman": [0.0, 1.0]}
@@ -265,10 +277,54 @@ def test_clusters_widen_an_interval_by_the_design_effect() -> None:
     rng = np.random.default_rng(0)
     clusters = np.repeat(np.arange(300), 5)
     values = np.repeat((rng.random(300) < 0.4).astype(float), 5)
-    mean, low, high = clustered_interval(values, clusters, rng, 2000)
+    mean, low, high = share_interval(values, clusters)
     _, low_one, high_one = mean_interval(values, rng, 2000)
     assert mean == pytest.approx(values.mean())
     assert (high - low) / (high_one - low_one) == pytest.approx(np.sqrt(5), rel=0.1)
+
+
+def test_shares_have_exact_intervals() -> None:
+    for k in (0, 1, 7, 20):
+        hits = (np.arange(20) < k).astype(float)
+        wanted = binomtest(k, 20).proportion_ci()
+        assert share_interval(hits) == pytest.approx((k / 20, wanted.low, wanted.high))
+    none = np.zeros(50)  # ten pictures of five captions, all missed together
+    assert share_interval(none, np.repeat(np.arange(10), 5))[2] == pytest.approx(binomtest(0, 10).proportion_ci().high)
+    assert share_interval(none)[2] == pytest.approx(binomtest(0, 50).proportion_ci().high)
+
+
+@pytest.mark.parametrize(
+    ("ends", "wanted"), [((-0.1, 0.3), (0, 0.3)), ((-0.3, -0.1), (0.1, 0.3)), ((0.1, 0.2), (0.1, 0.2))]
+)
+def test_the_size_of_a_value_has_the_interval_of_its_sizes(
+    ends: tuple[float, float], wanted: tuple[float, float]
+) -> None:
+    assert size_interval(*ends) == wanted
+
+
+def test_intervals_of_sizes_and_maxima_hold_zero_where_there_is_none() -> None:
+    """The table of docs/coverage.md in small: what used to cover 0.52, 0 and 0.90."""
+    found = {}
+    for case in cases():
+        if case.what.startswith(
+            ("parity: share", "parity: rb", "association: max", "zeroshot: top1", "zeroshot: group")
+        ):
+            found[case.what, case.truth, case.size] = simulate(case, 80, 100)[0]
+    assert len(found) == 16
+    assert min(found.values()) >= 0.86  # 0.95 within what 80 data sets can say
+
+
+def test_the_page_of_coverage_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    some = [case for case in cases() if case.size == "200 images" or "one other" in case.covers]
+    monkeypatch.setattr("scripts.coverage.cases", lambda: some)
+    assert coverage.main([f"out={tmp_path / 'page.md'}", "sets=4", "resamples=20"]) == 0
+    page = (tmp_path / "page.md").read_text()
+    assert page.count("\n| ") == 1 + len(some)
+    assert "4 data sets a row" in page
+    with pytest.raises(UserError, match="sets=0"):
+        coverage.main(["sets=0"])
+    kept = (ROOT / "docs/coverage.md").read_text()
+    assert kept.count("\n| ") == 1 + len(cases()), "python scripts/coverage.py makes docs/coverage.md anew"
 
 
 def test_a_correlation_is_pearsons_and_a_constant_has_none() -> None:

@@ -16,7 +16,7 @@ from balance.errors import UserError
 from eval.embed import Embedder
 from eval.options import concepts_of, fill_templates, groups_by, labels_of, need_field, options, rows_where
 from eval.sets import EvalSet, MissingSet
-from eval.stats import Floats, statistic_interval
+from eval.stats import Floats, largest_interval, pairwise, statistic_interval
 from eval.wording import BY_WORDING
 
 Rows = NDArray[np.int64]
@@ -60,9 +60,9 @@ class Association:
             `max_between_cells` is the largest difference in a concept's mean probability between any two cells of
             label x by, such as Black women and white men.
 
-    Values are compared as text, so that 1 in a JSON file and "1" in a table are the same. The intervals of `max` and
-    `max_between_cells` are percentile intervals of a maximum, which lies above zero by construction: compare two models
-    by their intervals, not one model with zero. A group that lacks a side is left out and named in `skipped`.
+    Values are compared as text, so that 1 in a JSON file and "1" in a table are the same. The values of
+    `max` and `max_between_cells` are maxima and lie above zero by chance alone; their intervals allow for that, and
+    begin at 0 where nothing beyond chance is seen. A group that lacks a side is left out and named in `skipped`.
     """
 
     def __init__(self, name: str, config: dict[str, Any], data: EvalSet) -> None:
@@ -136,9 +136,8 @@ class Association:
 
     def _concepts(self, p: Floats, sides: Sides, rng: np.random.Generator, resamples: int) -> Iterator[Metric]:
         groups = sides.split(p)
-        value, low, high = statistic_interval(groups, _largest, rng, resamples)
-        ends = float(low[0]), float(high[0])
-        yield Metric(f"{self.name}/max{sides.suffix}", float(value[0]), *ends, sides.count, self._texts())
+        found = largest_interval(groups, _difference, rng, resamples)
+        yield Metric(f"{self.name}/max{sides.suffix}", *found, sides.count, self._texts())
         if sides is not self.all:
             return
         value, low, high = statistic_interval(groups, _difference, rng, resamples)
@@ -148,9 +147,8 @@ class Association:
 
     def _between_cells(self, p: Floats, rng: np.random.Generator, resamples: int) -> Metric:
         cells = [cell for sides in self.within for cell in sides.split(p)]
-        value, low, high = statistic_interval(cells, _widest, rng, resamples)
-        ends = float(low[0]), float(high[0])
-        return Metric(f"{self.name}/max_between_cells", float(value[0]), *ends, sum(map(len, cells)), self._texts())
+        found = largest_interval(cells, pairwise, rng, resamples)
+        return Metric(f"{self.name}/max_between_cells", *found, sum(map(len, cells)), self._texts())
 
     def _texts(self) -> str:
         return " | ".join(prompts[0] for prompts in self.prompts[:3])
@@ -158,11 +156,3 @@ class Association:
 
 def _difference(means: list[Floats]) -> Floats:
     return means[0] - means[1]
-
-
-def _largest(means: list[Floats]) -> Floats:
-    return np.abs(means[0] - means[1]).max(axis=1, keepdims=True)
-
-
-def _widest(means: list[Floats]) -> Floats:
-    return np.ptp(np.stack(means), axis=0).max(axis=1, keepdims=True)

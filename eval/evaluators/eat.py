@@ -49,8 +49,9 @@ class Eat:
         levels: also give ML-EAT's levels 2 and 3.
 
     Metrics: `d[test]` with its bootstrap interval over the stimuli, `p[test]`, `mean_size` (mean of |d|) and
-    `significant` (share of tests with p < 0.05); with `levels` more of each test. The interval is of new stimuli of
-    all four kinds, the p-value of the given ones with X and Y exchanged: they answer different questions.
+    `significant` (share of tests with p < 0.05); with `levels` more of each test. The interval is of the mean d
+    of as many new stimuli of all four kinds, the p-value of the given ones with X and Y exchanged: they answer
+    different questions.
     """
 
     partial = True

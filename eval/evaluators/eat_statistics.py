@@ -131,7 +131,12 @@ def effect_interval(
     resamples: int,
     clusters: tuple[NDArray[np.intp] | None, ...] = (None, None, None, None),
 ) -> tuple[float, float]:
-    """The 95 % bootstrap interval of d over the stimuli: X, Y, A and B are each resampled.
+    """The 95 % interval of d for sets of as many other stimuli: X, Y, A and B are each resampled.
+
+    It covers the mean d of such sets. Resampled stimuli repeat, which adds to the spread that d is divided by, and
+    makes resampled d smaller than that of fresh stimuli; so the resamples' deviations from their own mean are laid
+    around d. The d of endlessly many stimuli is larger again, since few attributes add to the spread in the same way,
+    and is not what the interval is of.
 
     Args:
         found: the cosines.
@@ -141,7 +146,7 @@ def effect_interval(
             whole clusters are resampled. None: each stimulus by itself.
 
     Returns:
-        The ends of the percentile interval. With few stimuli it is too narrow, as bootstraps of few are.
+        Its ends, within what d can be.
     """
     orders = _canonical(found)
     wx, wy, wa, wb = (_weights(order, cluster, rng, resamples) for order, cluster in zip(orders, clusters, strict=True))
@@ -156,8 +161,12 @@ def effect_interval(
         draws = (mx - my) / np.sqrt(squares / (n - 1))
     if not np.isfinite(draws).any():
         return 0.0, 0.0
-    low, high = percentile_interval(np.where(np.isfinite(draws), draws, np.nan))
-    return float(low), float(high)
+    draws = np.where(np.isfinite(draws), draws, np.nan)
+    d = standardised_difference(found.x, found.y)
+    low, high = map(float, percentile_interval(draws - np.nanmean(draws)))
+    sizes = len(found.x), len(found.y)
+    most = float(np.sqrt(sum(sizes) * (sum(sizes) - 1) / (sizes[0] * sizes[1])))  # where X and Y are constant
+    return max(d + min(low, 0.0), -most), min(d + max(high, 0.0), most)
 
 
 def _canonical(found: Cosines) -> list[NDArray[np.intp]]:

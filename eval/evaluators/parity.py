@@ -13,7 +13,7 @@ from balance.common.metric import Metric
 from eval.embed import Embedder
 from eval.options import groups_by, options, prompt_lists, rows_where
 from eval.sets import EvalSet
-from eval.stats import Floats, mean_interval, statistic_interval
+from eval.stats import Floats, largest_interval, mean_interval, share_interval, size_interval
 
 
 class Parity:
@@ -55,8 +55,8 @@ class Parity:
             f"{self.name}/mean_parity", *mean_interval(difference, rng, resamples), count=len(p), prompts=texts
         )
         prefers = (difference > 0) + 0.5 * (difference == 0)
-        value, low, high = statistic_interval([prefers[:, None]], lambda m: np.abs(m[0] - 0.5), rng, resamples)
-        yield Metric(f"{self.name}/share", float(value[0]), float(low[0]), float(high[0]), len(p), texts)
+        share, low, high = share_interval(prefers)
+        yield Metric(f"{self.name}/share", abs(share - 0.5), *size_interval(low - 0.5, high - 0.5), len(p), texts)
         for group, rows in self.groups.items():
             if not len(rows):
                 continue
@@ -67,10 +67,9 @@ class Parity:
         self, p: Floats, groups: list[str], texts: str, rng: np.random.Generator, resamples: int
     ) -> Iterator[Metric]:
         def gap(means: list[Floats]) -> Floats:
-            return np.abs(means[0] - 1 / len(groups)).max(axis=1, keepdims=True)
+            return means[0] - 1 / len(groups)
 
-        value, low, high = statistic_interval([p], gap, rng, resamples)
-        yield Metric(f"{self.name}/rb", float(value[0]), float(low[0]), float(high[0]), len(p), texts)
+        yield Metric(f"{self.name}/rb", *largest_interval([p], gap, rng, resamples), len(p), texts)
         for column, group in enumerate(groups):
             name = f"{self.name}/probability[{group}]"
             yield Metric(name, *mean_interval(p[:, column], rng, resamples), count=len(p), prompts=texts)

@@ -14,7 +14,7 @@ from balance.errors import UserError
 from eval.embed import Embedder
 from eval.options import options
 from eval.sets import EvalSet
-from eval.stats import Floats, clustered_interval
+from eval.stats import Floats, share_interval
 
 KS = (1, 5, 10)
 BLOCK_SCORES = 1 << 24  # similarities held at a time: 64 MiB
@@ -90,7 +90,7 @@ class Retrieval:
             guess = Ranks(np.zeros(queries, dtype=np.int64), items - matches, matches)
             for k in KS:
                 hit = ranks.hits(k)
-                found = clustered_interval(hit, self.clusters[way], rng, resamples)
+                found = share_interval(hit, self.clusters[way])
                 chance = float(guess.hits(k).mean())
                 yield Metric(f"{self.name}/{way}_r{k}", *found, count=len(hit), chance=chance)
 

@@ -10,7 +10,7 @@ from balance.errors import UserError
 from eval.embed import Embedder
 from eval.options import concepts_of, fill_templates, groups_by, need_field, options
 from eval.sets import EvalSet
-from eval.stats import Floats, mean_interval, statistic_interval
+from eval.stats import Floats, extreme_interval, largest_interval, pairwise, share_interval, statistic_interval
 
 
 class ZeroShot:
@@ -67,11 +67,11 @@ class ZeroShot:
         first = (rank < 1).astype(float)
         text, k = self.prompts[0][0], len(self.prompts)
         shares = np.sort(np.bincount(self.truth, minlength=k) / len(rank))[::-1]
-        found, one = mean_interval(first, rng, resamples), float(shares[0])
+        found, one = share_interval(first), float(shares[0])
         yield Metric(f"{self.name}/top1", *found, count=len(rank), prompts=text, chance=one)
         if len(self.prompts) > 5:
             five = (rank < 5).astype(float)
-            found, best = mean_interval(five, rng, resamples), float(shares[:5].sum())
+            found, best = share_interval(five), float(shares[:5].sum())
             yield Metric(f"{self.name}/top5", *found, count=len(rank), prompts=text, chance=best)
         groups = [first[self.truth == c][:, None] for c in np.unique(self.truth)]
 
@@ -90,15 +90,9 @@ class ZeroShot:
         parts = [first[rows][:, None] for rows in self.groups.values()]
         text = self.prompts[0][0]
         for group, part in zip(self.groups, parts, strict=True):
-            found = mean_interval(part[:, 0], rng, resamples)
+            found = share_interval(part[:, 0])
             yield Metric(f"{self.name}/top1[{group}]", *found, count=len(part), prompts=text)
         if len(parts) > 1:
-            value, low, high = statistic_interval(parts, _worst_and_gap, rng, resamples)
-            for column, what in enumerate(("worst_group", "group_gap")):
-                ends = float(low[column]), float(high[column])
-                yield Metric(f"{self.name}/{what}", float(value[column]), *ends, sum(map(len, parts)), text)
-
-
-def _worst_and_gap(means: list[Floats]) -> Floats:
-    each = np.concatenate(means, axis=1)
-    return np.column_stack([each.min(axis=1), np.ptp(each, axis=1)])
+            count = sum(map(len, parts))
+            yield Metric(f"{self.name}/worst_group", *extreme_interval(parts, rng, resamples), count, text)
+            yield Metric(f"{self.name}/group_gap", *largest_interval(parts, pairwise, rng, resamples), count, text)
