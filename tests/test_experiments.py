@@ -10,6 +10,7 @@ from balance.common.metric import Metric
 from balance.errors import UserError
 from conf.app.cli import compose, groups
 from models.checkpoint import best_checkpoint, list_checkpoints
+from models.start import FROM
 from models.training.stopping import FELL, REACHED, Stopper, write_outcome
 from tests.commands import start
 from tests.launching import data_overrides, measured, model_overrides, tiny_overrides
@@ -30,9 +31,16 @@ def unlearn(world: Path, biased: Path, runs: Path, *more: str) -> int:
     return train.main(compose([*data_overrides(world, runs), f"model.init_from={biased}", *UNLEARN, *more]))
 
 
-def test_the_experiments_say_what_they_are_called() -> None:
-    made = {"pretrain_balanced", "pretrain_original", "staged", "unlearn", "sweep"}
-    assert made <= set(groups()["experiment"])
+def test_the_experiments_do_what_their_names_say(root: Path) -> None:
+    given = ["data.train=shards", "data.eval=shards", "model.init_from=runs/a"]
+    made = {name: compose([f"experiment={name}", *given]) for name in groups()["experiment"]}
+    assert made["pretrain_balanced"].balance["method"] == "dual"
+    assert made["pretrain_original"].balance["method"] == "none"
+    assert made["staged"].stage.share is not None
+    assert made["unlearn"].stop.targets
+    assert made["unlearn"].model.name == FROM
+    docs = "".join(path.read_text() for path in (root / "docs").rglob("*.md"))
+    assert [name for name in made if f"experiment={name}" not in docs] == []
 
 
 @pytest.mark.parametrize(("experiment", "plan", "stages"), [("pretrain_balanced", True, 0), ("staged", True, 2)])

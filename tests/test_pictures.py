@@ -12,7 +12,7 @@ from scipy.special import expit
 from balance.errors import UserError
 from balance.labels.annotate import annotate_shards
 from balance.labels.attributes import build_annotator, read_attributes
-from balance.labels.pictures import PictureSource, fit_calibration, load_prompts
+from balance.labels.pictures import PROMPTS_FOLDER, PictureSource, fit_calibration, load_prompts
 from balance.stream.samples import Sample
 from tests.shard_tools import picture, write_tar
 
@@ -156,9 +156,17 @@ def test_bad_settings(tmp_path: Path) -> None:
         source(tmp_path, GENDER, batchsize=3)
 
 
-def test_built_in_prompts_load() -> None:
-    for name in ("gender", "age_group", "settings"):
-        assert load_prompts(name)["values"]
+@pytest.mark.parametrize("name", sorted(path.stem for path in PROMPTS_FOLDER.glob("*.yaml")))
+def test_built_in_prompts_tell_values_apart(name: str) -> None:
+    spec = load_prompts(name)
+    assert ("attribute" in spec) != ("concepts" in spec)
+    assert 0 < spec["threshold"] < 1
+    prompts = [prompt for texts in [*spec["values"].values(), spec["none"]] for prompt in texts]
+    assert all(isinstance(prompt, str) and len(prompt.split()) >= 2 for prompt in prompts)
+    assert len(set(prompts)) == len(prompts)  # none stands for two values
+    assert len(spec["values"]) >= 2
+    if "positive" in spec:
+        assert spec["positive"] in spec["values"]
 
 
 def test_a_real_model_with_random_weights(tmp_path: Path) -> None:

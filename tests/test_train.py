@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -91,6 +92,11 @@ def test_siglip_and_no_balancing(world: Path, tmp_path: Path) -> None:
     assert folder.name == "wds-test-none-s0"
     last = {row["name"]: row["value"] for row in measured(folder)}
     assert last["data/kept"] == 1
+    assert not (folder / "plan/plan.json").exists()
+    assert max(row["samples"] for row in measured(folder)) == 192  # all 200, in whole batches
+    weights = load_checkpoint(list_checkpoints(folder / "checkpoints")[-1])["model"]
+    assert float(weights["logit_bias"]) != -10  # it is learned
+    assert float(weights["logit_bias"]) == pytest.approx(-10, abs=0.5)
     assert last["train/loss"] > 0
 
 
@@ -231,8 +237,18 @@ def test_bad_samples_are_counted_by_cause_and_too_many_stop_the_run(tmp_path: Pa
 def test_constraints_that_cannot_be_met_are_named(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(world, tmp_path, "name=a", "balance.keep=1.0", "schedule.epochs=1") == 0
-    assert "woman" in capsys.readouterr().out.split("note:")[1]
+    def notes(name: str, keep: str) -> list[str]:
+        assert run(world, tmp_path, f"name={name}", f"balance.keep={keep}", "schedule.epochs=1") == 0
+        return json.loads((tmp_path / name / "plan/data.json").read_text())["notes"]
+
+    (said,) = (note for note in notes("a", "1.0") if note.startswith("Over the whole data the share of 'woman'"))
+    found = re.search(
+        r"stays at (0\.\d+), wanted 0\.500 .*too few samples with 'woman'.*hold at keep <= (0\.\d+)", said
+    )
+    assert found, said
+    assert float(found[1]) < 0.5
+    assert said in " ".join(capsys.readouterr().out.split())  # on the terminal, too
+    assert not [note for note in notes("b", found[2]) if note.startswith("Over the whole data")]
 
 
 def test_checkpoints_are_complete_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,5 +306,9 @@ def test_the_command_line_and_offline_tracking(world: Path, tmp_path: Path) -> N
 def test_compiling_changes_no_name_of_a_weight(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **kwargs: compiled.append(type(self).__name__))
-    assert run(world, tmp_path, "name=fast", "compile=true") == 0
+    names = []
+    for name, more in (("plain", ["compile=false"]), ("fast", ["compile=true"])):
+        assert run(world, tmp_path, f"name={name}", "schedule.epochs=1", *more) == 0
+        names.append(load_checkpoint(list_checkpoints(tmp_path / name / "checkpoints")[-1])["model"].keys())
+    assert names[0] == names[1]
     assert compiled == ["AnyLengthCLIP"]
