@@ -172,15 +172,10 @@ class _Labelled(_Numbers):
 
     def _read(self, url: str) -> Numbers:
         from balance.labels.attributes import read_attributes
+        from balance.subset.choice import rates_by
 
         read = read_attributes(attribute_file(self._folder, url))
-        cells = self._plan.cells
-        if (tuple(read.s_names), tuple(read.y_names)) != (cells.s_names, cells.y_names):
-            raise UserError(
-                f"The attribute file of {url} has other attributes or concepts than the plan; solve again with "
-                f"scripts/solve.py attributes={self._folder}."
-            )
-        rates = self._plan.rates(read.s, read.y).tolist()
+        rates = rates_by(self._plan, read, self._folder).tolist()
         return dict(zip(read.keys, zip(rates, key_uniforms(read.keys, self._seed).tolist(), strict=True), strict=True))
 
 

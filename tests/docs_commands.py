@@ -92,6 +92,7 @@ def make_workspace(folder: Path) -> Path:
     write_tar(folder / "shards" / "train-00002.tar", children)
     for labels in ("attributes", "january", "june", "rows"):
         run(folder, "scripts/annotate.py", f"data.train=shards attributes=captions out={labels} workers=1")
+    run(folder, "scripts/solve.py", "attributes=attributes out=plan")
     for held_out in ("faces.tar", "shards/held-out.tar"):
         people_shards(folder / "other", [30])
         (folder / "other" / "train-00000.tar").rename(folder / held_out)

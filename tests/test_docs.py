@@ -147,7 +147,8 @@ def run(script: str, arguments: list[str], command: Command, workspace: Path, tm
     for word in arguments:
         if word.startswith("eval.root="):  # must be there; what it lacks is skipped
             (folder / word.partition("=")[2]).mkdir(parents=True, exist_ok=True)
-    if "attributes.files=attributes" in arguments:  # labels belong to shards as they lie
+    # Labels belong to shards as they lie.
+    if "attributes.files=attributes" in arguments or script == "scripts/subset.py":
         in_process(folder, "scripts/annotate.py", ["data.train=shards", "attributes=captions", "out=attributes"])
     if script == "train.py" and "resume=true" not in arguments:
         arguments = shortened(arguments)

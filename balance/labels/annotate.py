@@ -1,18 +1,15 @@
 """The annotation job: shards in, one attribute file a shard out, skipping what is done and unchanged."""
 
 import logging
-import multiprocessing
 import os
-import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import duckdb
 
-from balance.common.workers import as_done, starting_workers
+from balance.common.pool import in_processes
 from balance.errors import UserError
 from balance.files import remove_abandoned
 from balance.labels.annotate_ray import run_ray
@@ -96,56 +93,13 @@ def _run(engine: str, task: ShardTask, todo: list[str], workers: int, ray_addres
     """Files as they get done, in any order."""
     if engine == "ray":
         yield from run_ray(task, todo, ray_address)
-    elif workers == 0 or len(todo) == 1 or "image" in task.annotator.needs:
+    elif "image" in task.annotator.needs:
         for url in todo:
             yield annotate_shard(task, url)
     else:
-        # Not forked: the parent may hold threads, whose locks a fork copies in whatever state they are.
-        context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
-        if os.name == "posix":
-            context.set_forkserver_preload(["balance.labels.annotators"])  # imported once, not by each worker
-        with (
-            ProcessPoolExecutor(
-                min(workers, len(todo)), mp_context=context, initializer=_start_worker, initargs=(task,)
-            ) as pool,
-            _cancelled_on_error(pool, task.out),
-        ):
-            with starting_workers(task):
-                futures = [pool.submit(_work, url) for url in todo]
-            for future in as_done(futures):
-                yield future.result()
-
-
-_worker_task: ShardTask | None = None
-
-
-def _start_worker(task: ShardTask) -> None:
-    global _worker_task
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all, and the first process ends its workers
-    _worker_task = task
-
-
-def _work(url: str) -> Path:
-    assert _worker_task is not None
-    return annotate_shard(_worker_task, url)
-
-
-@contextmanager
-def _cancelled_on_error(pool: ProcessPoolExecutor, out: Path) -> Iterator[None]:
-    """Start no more shards after an error; after a signal end those in work, too, whose halves go."""
-    others = set(multiprocessing.active_children())
-    try:
-        yield
-    except BaseException as error:
-        pool.shutdown(wait=False, cancel_futures=True)
-        if not isinstance(error, Exception):  # or when the one who asked for the files has met it
-            workers = [child for child in multiprocessing.active_children() if child not in others]
-            for worker in workers:
-                worker.terminate()
-            for worker in workers:
-                worker.join()
-            remove_abandoned(out)
-        raise
+        yield from in_processes(
+            annotate_shard, task, todo, workers, partial(remove_abandoned, task.out), "balance.labels.annotators"
+        )
 
 
 def repeated_keys(files: Iterable[Path], limit: int = 10) -> list[tuple[str, int]]:
