@@ -1,4 +1,4 @@
-"""Sentences in the manner of web alt-texts, made for these tests: what is sold, titled, credited or spoken of in general.
+"""Sentences in the manner of web alt-texts, made for these tests: what is sold, titled, credited or spoken of.
 
 `text | expected`, one a line, as in `caption_cases.py`. For each kind of error there are sentences that must keep their
 label beside those that must lose it.
