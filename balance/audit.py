@@ -26,6 +26,9 @@ from balance.m4.cells import Cells
 
 Floats = NDArray[np.float64]
 
+ENOUGH = 30
+"""Samples of known attribute from which on a concept's share can be told from chance, and plans constrain it."""
+
 
 @dataclass(frozen=True, eq=False)
 class DataBias:
@@ -81,6 +84,21 @@ class DataBias:
     def tests(self) -> int:
         """How many associations were tested."""
         return int(np.isfinite(self.p).sum())
+
+    def enough(self) -> dict[str, int]:
+        """For each attribute that a share is wanted of, how many concepts have `ENOUGH` samples where it is known."""
+        counts = (self.known_count >= ENOUGH).sum(axis=1)
+        return {name: int(counts[k]) for k, name in enumerate(self.s_names) if self.wanted[k] and self.y_names}
+
+    def thin(self) -> list[str]:
+        """Which attributes are known for too few samples of most concepts, a sentence each."""
+        total = len(self.y_names)
+        return [
+            f"Only {count:,} of {total:,} concepts have at least {ENOUGH} samples of known {name!r}: the association "
+            "of the others can't be told from chance and is not constrained; label more data, or more of it."
+            for name, count in self.enough().items()
+            if 2 * count < total
+        ]
 
     def order(self) -> list[tuple[int, int]]:
         """(k, r) of all associations that have a value: the sure ones first (corrected p below 1 - level), by size."""

@@ -307,7 +307,8 @@ def _left_alone(cells: Cells, plan: Plan) -> list[str]:
         return []
     shown = ", ".join(rare[:8]) + (f" and {len(rare) - 8} more" if len(rare) > 8 else "")
     least = plan.problem.min_concept_samples
-    return [f"{len(rare)} concepts with fewer than {least:g} samples of known attribute are left as they are: {shown}."]
+    many = f"{len(rare)} of {len(cells.y_names)} concepts"
+    return [f"{many} with fewer than {least:g} samples of known attribute are left as they are: {shown}."]
 
 
 def _row(name: str, moment: str, balance: Balance) -> dict[str, Any]:

@@ -9,7 +9,8 @@ Prints a table, and writes audit.html (one page, nothing outside it), associatio
 intersections.csv; for two data sets changes.csv.
 
 Settings, all as key=value: out, plan, target ({woman: 0.5}), bootstrap (resamples), level (of intervals), top (rows
-printed and drawn), seed, memory_limit and threads (of DuckDB), workers (that label), title.
+printed and drawn), seed, memory_limit and threads (of DuckDB), workers (that label), title, label_check (what
+scripts/label_check.py found).
 """
 
 import sys
@@ -22,13 +23,14 @@ if __name__ == "__main__":  # the project's folder, whichever folder the command
 import numpy as np
 from rich.console import Console
 
-from balance.audit import DataBias, data_bias
+from balance.audit import ENOUGH, DataBias, data_bias
 from balance.changes import Change, compare
 from balance.common.terminal import Table, say, terminal
 from balance.errors import UserError
 from balance.intersections import intersections
 from balance.labels.annotate import annotate_shards
 from balance.labels.attributes import build_annotator
+from balance.labels.check_file import LabelCheck, read_check
 from balance.labels.summary import faults_of
 from balance.m4.cells import Cells
 from balance.m4.counting import attribute_files, count_parquet
@@ -53,6 +55,7 @@ OPTIONS: dict[str, Any] = {
     "threads": None,
     "workers": 0,
     "title": None,
+    "label_check": None,
 }
 
 
@@ -125,8 +128,14 @@ def _audit(files: list[str], options: dict[str, Any], out: Path, title: str) -> 
         after = _measure(cells, options, rates, target)
     before = _measure(cells, options, target=target)
     combined = intersections(cells, None, before.level), intersections(cells, rates) if plan else None
-    top = int(options["top"])
-    _print_bias(before, after, top)
+    top, check = int(options["top"]), None
+    if options["label_check"] is not None:
+        check, doubts = read_check(str(options["label_check"]), files)
+        said = [*doubts, *check.notes(before.s_names)]
+        faults = [*faults, *said]
+        _print_faults(said)
+    faults = [*faults, *before.thin()]
+    _print_bias(before, after, top, check)
     write_tables(out, before, after, *combined)
     page = write_page(out / "audit.html", title, before, after, plan, rates, cells, combined[0], top, faults)
     print(f"{page}, {out}/associations.csv, attributes.csv, intersections.csv")
@@ -160,7 +169,7 @@ def interval(value: float, low: float, high: float) -> str:
     return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def _print_bias(before: DataBias, after: DataBias | None, top: int) -> None:
+def _print_bias(before: DataBias, after: DataBias | None, top: int, check: LabelCheck | None = None) -> None:
     console = _console()
     table = Table(title=f"{before.samples:,.0f} samples, {before.cells:,} patterns", title_justify="left")
     table.add_column("measure")
@@ -179,6 +188,13 @@ def _print_bias(before: DataBias, after: DataBias | None, top: int) -> None:
         cells = [interval(one.value[k], one.low[k], one.high[k]) for one in shares]
         wanted = f"wanted {before.pi[k]:.2f}, " if before.wanted[k] else ""
         table.add_row(f"share {name} ({wanted}unknown {before.unknown[k]:.1%})", *cells)
+        if check is not None and (read := check.share(name)) is not None:
+            table.add_row(
+                "  without the labels' errors", interval(read.value, read.low, read.high), *([""] if after else [])
+            )
+    for name, count in before.enough().items():
+        told = f"{count:,} of {len(before.y_names):,}"
+        table.add_row(f"concepts with at least {ENOUGH} samples of known {name}", told, *([""] if after else []))
     console.print(table)
     if not before.order():
         return

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import resource
 import time
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -94,21 +95,26 @@ def describe(plan: Plan) -> Table:
     table = Table("", "before", "after", title=f"Plan {plan.hash}")
     for label, key in (("representation bias RB", "rb"), ("association bias AB", "ab")):
         table.add_row(label, _number(summary[f"{key}_before"]), _number(summary[f"{key}_after"]))
-    worst = [
-        f"{summary[f'worst_concept_{when}']} / {summary[f'worst_attribute_{when}']} "
-        f"{_number(summary[f'worst_gap_{when}'])}"
-        for when in ("before", "after")
-    ]
-    table.add_row("worst concept", *worst)
+    constrained, total = int(plan.constrained.sum()), len(plan.cells.y_names)
+    table.add_row("concepts with an association constrained", "", f"{constrained:,} of {total:,}")
+    if summary["worst_concept_before"] is not None:
+        table.add_row("worst concept", *(_worst(summary, when) for when in ("before", "after")))
     kept = (("all", "kept_all"), ("known", "kept_known"), ("unknown", "kept_unknown"))
     for label, key in kept:
         table.add_row(f"mean rate, {label}", "1", _number(summary[key]))
-    smallest = f"{_number(summary['kept_smallest'])} ({summary['kept_smallest_concept']})"
-    table.add_row("mean rate, smallest concept", "1", smallest)
+    if summary["kept_smallest_concept"] is not None:
+        smallest = f"{_number(summary['kept_smallest'])} ({summary['kept_smallest_concept']})"
+        table.add_row("mean rate, smallest concept", "1", smallest)
     samples = f"{plan.cells.total:,.0f}"
     table.add_row("effective sample size", samples, f"{plan.effective_sample_size:,.0f}")
     table.add_row("relative gap", "", f"{plan.gap:.1e}")
     return table
+
+
+def _worst(summary: Mapping[str, float | str | None], when: str) -> str:
+    """The worst concept with its attribute and gap; a dash where no known sample of any is left."""
+    concept, attribute = summary[f"worst_concept_{when}"], summary[f"worst_attribute_{when}"]
+    return "-" if concept is None else f"{concept} / {attribute} {_number(summary[f'worst_gap_{when}'])}"
 
 
 def _number(value: float | str | None) -> str:

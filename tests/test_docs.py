@@ -42,7 +42,13 @@ ELSEWHERE += ("from=downloads", "pairs=pairs.csv")  # stimuli that their authors
 # Beside their own settings these take keys of a run.
 TAKES_OVERRIDES = ("train.py", *(f"scripts/{name}.py" for name in ("annotate", "audit", "evaluate", "export", "zoo")))
 # Long by their nature, with tests of their own.
-TESTED_APART = ("scripts/bench_", "scripts/zoo", "scripts/make_attribute_rows.py", "scripts/curves.py")
+TESTED_APART = (
+    "scripts/label_check.py",
+    "scripts/bench_",
+    "scripts/zoo",
+    "scripts/make_attribute_rows.py",
+    "scripts/curves.py",
+)
 
 
 def test_the_pages_are_found() -> None:

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from balance import Problem, solve
+from balance.m4.cells import Cells
 from balance.m4.planfile import load_plan
+from scripts.solve import describe
 from tests.commands import start
 
 
@@ -66,3 +69,12 @@ def test_frontier(rows: Path, settings: Path, tmp_path: Path) -> None:
     assert len(points) == 60
     assert float(points[-1]["rb"]) > float(points[0]["rb"])
     assert (tmp_path / "frontier.svg").stat().st_size > 1000
+
+
+def test_a_plan_of_rare_concepts_has_no_row_of_nothing() -> None:
+    cells = Cells.from_arrays([[1.0], [0.0]], [[1], [1]], [6, 14], ["woman"], ["nurse"])
+    plan = solve(cells, Problem(target={"woman": 0.5}, keep=0.5, min_concept_samples=30))
+    rows = [str(cell) for column in describe(plan).columns for cell in column.cells]
+    assert "worst concept" not in rows
+    assert not [cell for cell in rows if "None" in cell]
+    assert "0 of 1" in rows

@@ -238,6 +238,9 @@ Man proposing to woman with ring | b
 Couple, man and woman holding hands | b
 Father dancing with his daughter | b
 woman and man in winter coats looking at map | b
+female boxers in the ring | w
+male hands with a tea mug | m
+a male bull in a field | n
 """
 
 AGE = """

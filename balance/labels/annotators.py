@@ -99,6 +99,15 @@ class Annotator:
             y.append(y_part)
         return s, np.concatenate(y, axis=1)
 
+    def words(self, samples: Sequence[Sample]) -> list[dict[str, list[str]]]:
+        """For each sample the words that made its labels, by attribute and concept, as far as word lists made them."""
+        found: list[dict[str, list[str]]] = [{} for _ in samples]
+        for source in self._sources:
+            if isinstance(source, CaptionSource):
+                for mine, theirs in zip(found, source.words(samples), strict=True):
+                    mine.update(theirs)
+        return found
+
     def check_labelled(self, files: Sequence[Path], shards: Sequence[str]) -> list[str]:
         """Hold the sources that are tables against all samples that were labelled; see `TableSource.check_labelled`."""
         tables = [source for source in self._sources if isinstance(source, TableSource)]

@@ -128,6 +128,27 @@ class CaptionSource:
         owner = np.repeat(np.arange(len(samples)), counts)
         return self.annotate_texts([text for sample in samples for text in sample.captions], owner, len(samples))
 
+    def words(self, samples: Sequence[Sample]) -> list[dict[str, list[str]]]:
+        """For each sample the words that it was labelled by, by attribute (as its columns are called) and concept."""
+        counts = [len(sample.captions) for sample in samples]
+        owner = np.repeat(np.arange(len(samples)), counts)
+        hits = self._matcher.match([text for sample in samples for text in sample.captions])
+        names = [self._name_of(list_, value) for list_, value in self._matcher.values]
+        found: list[dict[str, list[str]]] = [{} for _ in samples]
+        for text, value, term in zip(hits.text.tolist(), hits.value.tolist(), hits.term.tolist(), strict=True):
+            words = found[owner[text]].setdefault(names[value], [])
+            if self._matcher.phrases[term] not in words:
+                words.append(self._matcher.phrases[term])
+        return found
+
+    def _name_of(self, list_: int, value: str) -> str:
+        """What the columns of an attribute, or a concept, are called."""
+        words = self._lists[list_]
+        if not words.is_attribute:
+            return str(self.y_names[self._concept_of[self._matcher.values.index((list_, value))]])
+        names = next(names for title, names, _ in self._columns if title == words.title)
+        return names[0].partition("=")[0]
+
     def annotate_texts(
         self, texts: Sequence[str], owner: npt.NDArray[np.int64], n: int
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:

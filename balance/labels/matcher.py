@@ -31,10 +31,11 @@ _EXCLUDED, _UNLESS = -1, -2
 
 @dataclass(frozen=True)
 class Hits:
-    """Mentions found: row i says that value `value[i]` is mentioned once in text `text[i]`."""
+    """Mentions found: row i says that value `value[i]` is mentioned once in text `text[i]`, by the phrase `term[i]`."""
 
     text: Ints
     value: Ints
+    term: Ints
 
 
 class Matcher:
@@ -42,6 +43,7 @@ class Matcher:
 
     Attributes:
         values: (list index, value name) for each value id that `Hits` speaks of.
+        phrases: the words of each term that `Hits` speaks of.
     """
 
     def __init__(self, lists: Sequence[WordList]) -> None:
@@ -53,6 +55,7 @@ class Matcher:
         ] = []  # node, list, value, name, weak, rules, asked
         self._children: dict[tuple[int, int], int] = {}
         self._n_nodes = 1
+        self._phrase_of: dict[int, str] = {}
         self._n_lists = len(lists)
         self._contexts = Contexts(lists, self._vocabulary)
         for i, words in enumerate(lists):
@@ -78,6 +81,7 @@ class Matcher:
             key = (node, self._vocabulary.add(token))
             node = self._children.setdefault(key, self._n_nodes)
             self._n_nodes += node == self._n_nodes
+        self._phrase_of[node] = " ".join(tokens)
         self._entries.append((node, list_, value, name, weak, rules, self._contexts.asked(list_, rules)))
 
     def _loosen(self, phrases: Sequence[tuple[str, ...]], between: Collection[str]) -> None:
@@ -122,6 +126,7 @@ class Matcher:
         self._entry_start = np.searchsorted(entries[:, 0], nodes)
         self._entry_list, self._entry_value = entries[:, 1], entries[:, 2]
         self._entry_name, self._entry_weak = entries[:, 3].astype(bool), entries[:, 4].astype(bool)
+        self.phrases = [self._phrase_of[node] for node in entries[:, 0].tolist()]
         self._entry_rules, self._entry_asked = entries[:, 5], entries[:, 6]
 
     def _table(self, words: Ints) -> Bools:
@@ -139,7 +144,7 @@ class Matcher:
             The mentions, ordered by list.
         """
         if not texts:
-            return Hits(np.zeros(0, np.int64), np.zeros(0, np.int64))
+            return Hits(*(np.zeros(0, np.int64),) * 3)
         codes, order = self._encode(texts)
         words, case = codes >> 2, codes & 3
         capitalised = case == CAPITALISED
@@ -153,10 +158,11 @@ class Matcher:
             of_list = np.flatnonzero(lists == list_)
             if len(of_list):
                 hits = self._of_one_list(list_, words, capitalised, reading, place, start, end, entry, of_list)
-                found.append(Hits(order[hits.text], hits.value))
+                found.append(Hits(order[hits.text], hits.value, hits.term))
         if not found:
-            return Hits(np.zeros(0, np.int64), np.zeros(0, np.int64))
-        return Hits(np.concatenate([hits.text for hits in found]), np.concatenate([hits.value for hits in found]))
+            return Hits(*(np.zeros(0, np.int64),) * 3)
+        columns = ([hits.text for hits in found], [hits.value for hits in found], [hits.term for hits in found])
+        return Hits(*map(np.concatenate, columns))
 
     def _encode(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
         """Codes of all texts, and which text stands where: ASCII ones first, one other would slow them all down."""
@@ -225,7 +231,7 @@ class Matcher:
             rows = np.flatnonzero(keep)
             rules, asked = self._entry_rules[entry[rows]], self._entry_asked[entry[rows]]
             keep[rows] = ~reading.weak(list_, rules, asked, start[rows], end[rows], text[rows])
-        return Hits(text[keep], value[keep])
+        return Hits(text[keep], value[keep], entry[keep])
 
 
 def _inside_longer(start: Ints, end: Ints) -> Bools:
