@@ -16,7 +16,17 @@ import torch
 from balance.files import write_whole
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("counterbalance", "torch", "torchvision", "open_clip_torch", "webdataset", "accelerate", "numpy", "hydra-core", "wandb")
+PACKAGES = (
+    "counterbalance",
+    "torch",
+    "torchvision",
+    "open_clip_torch",
+    "webdataset",
+    "accelerate",
+    "numpy",
+    "hydra-core",
+    "wandb",
+)
 
 
 def write_provenance(folder: Path, shards: Sequence[str], plan: str, device: torch.device, processes: int) -> None:
