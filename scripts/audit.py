@@ -29,7 +29,7 @@ from balance.common.terminal import Table, say, terminal
 from balance.errors import UserError
 from balance.intersections import intersections
 from balance.labels.annotate import annotate_shards
-from balance.labels.attributes import build_annotator
+from balance.labels.attributes import build_annotator, made_by
 from balance.labels.check_file import LabelCheck, read_check
 from balance.labels.summary import faults_of
 from balance.m4.cells import Cells
@@ -130,8 +130,8 @@ def _audit(files: list[str], options: dict[str, Any], out: Path, title: str) -> 
     combined = intersections(cells, None, before.level), intersections(cells, rates) if plan else None
     top, check = int(options["top"]), None
     if options["label_check"] is not None:
-        check, doubts = read_check(str(options["label_check"]), files)
-        said = [*doubts, *check.notes(before.s_names)]
+        check = read_check(str(options["label_check"]))
+        said = [*_doubts(check, files), *check.notes(before.s_names)]
         faults = [*faults, *said]
         _print_faults(said)
     faults = [*faults, *before.thin()]
@@ -139,6 +139,14 @@ def _audit(files: list[str], options: dict[str, Any], out: Path, title: str) -> 
     write_tables(out, before, after, *combined)
     page = write_page(out / "audit.html", title, before, after, plan, rates, cells, combined[0], top, faults)
     print(f"{page}, {out}/associations.csv, attributes.csv, intersections.csv")
+
+
+def _doubts(check: LabelCheck, files: list[str]) -> list[str]:
+    """What speaks against holding a label check against attribute files, a sentence each."""
+    others = [file for file in files if made_by(file) != check.annotator]
+    if not others:
+        return []
+    return [f"{check.path} is about labels that were made in another way than {len(others):,} of the attribute files."]
 
 
 def _compare(folders: list[str], options: dict[str, Any], out: Path) -> None:

@@ -35,15 +35,13 @@ from balance.labels.checking import (
     NONE,
     POOR,
     UNKNOWN,
-    Drawn,
     Judged,
-    Row,
     Share,
     attribute_values,
-    draw,
     judge,
     right_shares,
 )
+from balance.labels.drawing import Drawn, Row, draw
 from balance.stream.samples import BadSample, Sample, parse_sample, read_shard
 from balance.stream.shards import expand_shards
 from conf.app.cli import compose

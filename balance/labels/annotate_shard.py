@@ -120,7 +120,9 @@ class ShardBuilder:
         s, y = np.concatenate(self._s), np.concatenate(self._y)
         examples = {cause: self.examples[cause] for cause in self.bad}
         faults = Faults(dict(self.bad), examples, self.damage)
-        write_attributes(path, self._keys, s, y, self._task.annotator, self._url, self._identity, faults)
+        annotator = self._task.annotator
+        differ = annotator.take_disagreements()
+        write_attributes(path, self._keys, s, y, annotator, self._url, self._identity, faults, differ)
         return path
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from balance.common.structure import expecting
 from balance.errors import UserError
 from balance.labels.captions import CaptionSource
+from balance.labels.combined import CombinedSource
 from balance.labels.metadata import JsonSource, resolve_auto
 from balance.labels.pictures import Encoder, PictureSource
 from balance.labels.tables import TableSource
@@ -102,16 +103,29 @@ class Annotator:
     def words(self, samples: Sequence[Sample]) -> list[dict[str, list[str]]]:
         """For each sample the words that made its labels, by attribute and concept, as far as word lists made them."""
         found: list[dict[str, list[str]]] = [{} for _ in samples]
-        for source in self._sources:
+        for source in _leaves(self._sources):
             if isinstance(source, CaptionSource):
                 for mine, theirs in zip(found, source.words(samples), strict=True):
                     mine.update(theirs)
         return found
 
+    def take_disagreements(self) -> dict[str, list[int]]:
+        """By column, samples that several sources of kind both know, and on how many they differ; then starts anew."""
+        found: dict[str, list[int]] = {}
+        for source in self._sources:
+            if isinstance(source, CombinedSource):
+                found |= source.take_disagreements()
+        return found
+
     def check_labelled(self, files: Sequence[Path], shards: Sequence[str]) -> list[str]:
         """Hold the sources that are tables against all samples that were labelled; see `TableSource.check_labelled`."""
-        tables = [source for source in self._sources if isinstance(source, TableSource)]
+        tables = [source for source in _leaves(self._sources) if isinstance(source, TableSource)]
         return [sentence for table in tables for sentence in table.check_labelled(files, shards)]
+
+
+def _leaves(sources: Sequence[Source]) -> list[Source]:
+    """The sources themselves, those within sources of kind both too."""
+    return [leaf for one in sources for leaf in (_leaves(one.sources) if isinstance(one, CombinedSource) else [one])]
 
 
 def build_annotator(
@@ -120,7 +134,7 @@ def build_annotator(
     """Make an annotator from the configuration group `attributes`.
 
     Args:
-        config: `{name, sources: [{kind: captions | json | table | pictures, ...}]}`.
+        config: `{name, sources: [{kind: captions | json | table | pictures | both, ...}]}`.
         encoder: makes the picture model; needed only where a source has `kind: pictures`.
         shards: where the values of `concepts: auto` are collected from; needed only for those.
 
@@ -136,7 +150,7 @@ def build_annotator(
         sources = [resolve_auto(source, shards) for source in sources]
     with expecting("attributes.sources"):
         built = [_build_source(source, encoder) for source in sources]
-    for source in built:
+    for source in _leaves(built):
         if isinstance(source, TableSource) and shards is not None:
             source.check_shards(shards)
     return Annotator(built, [bool(source.get("fallback", False)) for source in sources])
@@ -144,6 +158,8 @@ def build_annotator(
 
 def _build_source(config: Mapping[str, Any], encoder: EncoderFactory | None) -> Source:
     kind = config.get("kind") if isinstance(config, Mapping) else None
+    if kind == "both":
+        return CombinedSource(config, lambda part: _build_source(part, encoder))
     if kind == "captions":
         return CaptionSource(config)
     if kind == "json":
@@ -154,4 +170,6 @@ def _build_source(config: Mapping[str, Any], encoder: EncoderFactory | None) -> 
         if encoder is None:
             raise UserError("attributes: this program has no picture model; annotate with scripts/annotate.py first.")
         return PictureSource(config, encoder(config.get("model") or {}))
-    raise UserError(f"attributes: a source has kind {kind!r}; known kinds are captions, json, table and pictures.")
+    raise UserError(
+        f"attributes: a source has kind {kind!r}; known kinds are captions, json, table, pictures and both."
+    )

@@ -128,6 +128,7 @@ def write_attributes(
     url: str,
     identity: Mapping[str, int],
     faults: Faults,
+    disagreements: Mapping[str, list[int]] | None = None,
 ) -> None:
     """Write an attribute file, whole or not at all.
 
@@ -140,6 +141,7 @@ def write_attributes(
         url: the shard's address.
         identity: `shard_identity(url)` from before the shard was read.
         faults: what is wrong with the shard.
+        disagreements: by column, samples that several sources know, and on how many of them these differ.
     """
     words = pack_concepts(y)
     columns: dict[str, Any] = {"key": pa.array(list(keys), pa.string())}
@@ -153,6 +155,8 @@ def write_attributes(
         **faults.to_dict(),
         "unknown": {name: int(np.isnan(s[:, k]).sum()) for k, name in enumerate(annotator.s_names)},
     }  # fmt: skip
+    if disagreements:
+        meta["disagreements"] = dict(disagreements)
     table = pa.table(columns).replace_schema_metadata({_META_KEY: json.dumps(meta, ensure_ascii=False).encode()})
     with whole_file(Path(path)) as part:
         pq.write_table(table, part, compression="zstd")
@@ -172,6 +176,14 @@ def read_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
     if meta.get("version") != FORMAT_VERSION:
         raise UserError(f"{path} is no attribute file of version {FORMAT_VERSION}; delete it and annotate again.")
     return meta
+
+
+def made_by(path: str | os.PathLike[str]) -> str | None:
+    """Fingerprint of what made an attribute file; None where the file says nothing of it."""
+    try:
+        return str(read_meta(path)["annotator"])
+    except (UserError, KeyError):
+        return None
 
 
 def read_attributes(path: str | os.PathLike[str]) -> ShardAttributes:

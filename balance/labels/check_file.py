@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from balance.errors import UserError
-from balance.labels.attributes import read_meta
 from balance.labels.checking import CONCEPT, POOR, Share, attribute_values
 
 
@@ -23,6 +22,7 @@ class LabelCheck:
         recall: by attribute and value.
         shares: by attribute and value, its share among samples of known truth: what the data show, without the labels'
             errors.
+        confusion: by attribute, truth (values and `none`) and label (values and `unknown`): share of all samples.
         concepts: how often a mention of a concept is right; None if that was not judged.
     """
 
@@ -32,7 +32,29 @@ class LabelCheck:
     precision: dict[str, dict[str, Share]]
     recall: dict[str, dict[str, Share]]
     shares: dict[str, dict[str, Share]]
+    confusion: dict[str, dict[str, dict[str, float]]]
     concepts: Share | None
+
+    def evidence(self, column: str) -> tuple[float, float, float] | None:
+        """What a label of a column tells of those whom captions speak of.
+
+        Returns:
+            The share of its value, and how likely the value is where the label says so, and where it says another
+            value; None where too little was judged.
+        """
+        attribute, one_hot, value = column.partition("=")
+        value = value if one_hot else attribute
+        table = self.confusion.get(attribute)
+        share = self.share(column)
+        if table is None or share is None or value not in self.precision[attribute]:
+            return None
+        values = list(self.precision[attribute])
+        yes = sum(table[truth][value] for truth in values)
+        no = sum(table[truth][label] for truth in values for label in values if label != value)
+        if not yes or not no:
+            return None
+        wrong = sum(table[value][label] for label in values if label != value)
+        return share.value, table[value][value] / yes, wrong / no
 
     def share(self, column: str) -> Share | None:
         """The share of an attribute column without the labels' errors; None where it was not judged."""
@@ -69,15 +91,11 @@ class LabelCheck:
         )
 
 
-def read_check(path: str | Path, files: Iterable[str | Path] = ()) -> tuple[LabelCheck, list[str]]:
-    """Read a label check, and hold it against attribute files.
+def read_check(path: str | Path) -> LabelCheck:
+    """Read a label check.
 
     Args:
         path: `label_check.json`, or its folder.
-        files: attribute files that it is to be used with.
-
-    Returns:
-        It, and what speaks against using it with these files, a sentence each.
 
     Raises:
         UserError: no such file, or none of ours.
@@ -91,22 +109,18 @@ def read_check(path: str | Path, files: Iterable[str | Path] = ()) -> tuple[Labe
         def of(key: str) -> dict[str, dict[str, Share]]:
             return {name: {value: _share(row) for value, row in one[key].items()} for name, one in attributes.items()}
 
-        concepts = raw["concepts"]
-        check = LabelCheck(
-            file, raw["annotator"], {name: _share(one["known"]) for name, one in attributes.items()}, of("precision"),
-            of("recall"), of("shares"), None if concepts is None else _share(concepts["precision"]),
-        )  # fmt: skip
+        return LabelCheck(
+            path=file,
+            annotator=raw["annotator"],
+            known={name: _share(one["known"]) for name, one in attributes.items()},
+            precision=of("precision"),
+            recall=of("recall"),
+            shares=of("shares"),
+            confusion={name: one["confusion"] for name, one in attributes.items()},
+            concepts=None if raw["concepts"] is None else _share(raw["concepts"]["precision"]),
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is no file that scripts/label_check.py read=... wrote: {error!r}.") from error
-    others = 0
-    for one in files:
-        try:
-            others += read_meta(one)["annotator"] != check.annotator
-        except (UserError, KeyError):
-            others += 1
-    if others:
-        return check, [f"{file} is about labels that were made in another way than {others:,} of the attribute files."]
-    return check, []
 
 
 def _share(row: list[float]) -> Share:

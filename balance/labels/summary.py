@@ -33,6 +33,7 @@ class Summary:
         examples: for each cause one such sample, in words.
         damaged: shards whose reading ended early, by address.
         unknown: samples with an unknown value, by attribute column.
+        differ: by attribute column, samples that several sources know, and on how many of them these differ.
         repeated: keys that more than one shard holds, at most ten of them, with how often.
         warnings: what else a user should know, a sentence each.
         seconds: wall-clock time.
@@ -45,6 +46,7 @@ class Summary:
     examples: dict[str, str] = field(default_factory=dict)
     damaged: dict[str, Damage] = field(default_factory=dict)
     unknown: Counter[str] = field(default_factory=Counter)
+    differ: dict[str, list[int]] = field(default_factory=dict)
     repeated: list[tuple[str, int]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -56,6 +58,8 @@ class Summary:
         self.samples += meta["samples"]
         self.bad.update(meta["bad"])
         self.unknown.update(meta["unknown"])
+        for name, counts in meta.get("disagreements", {}).items():
+            self.differ[name] = [a + b for a, b in zip(self.differ.get(name, [0, 0]), counts, strict=True)]
         for cause, example in meta.get("examples", {}).items():
             self.examples.setdefault(cause, f"{example} in {'/'.join(Path(shard).parts[-2:])}")
         if "damage" in meta:
@@ -82,10 +86,19 @@ class Summary:
             lines.append(f"{self.damage()}; what was whole before the damage is used")
         lines += self.warnings
         lines += [f"unknown {name}: {count / max(1, self.samples):.1%}" for name, count in self.unknown.items()]
+        lines += self.disagreements()
         if self.repeated:
             shown = ", ".join(f"{key!r} ({count} times)" for key, count in self.repeated)
             lines.append(f"keys repeated across shards, the sampler can't tell such samples apart: {shown}")
         return lines
+
+    def disagreements(self) -> list[str]:
+        """How often the sources of an attribute differ, a sentence for each column that several know."""
+        return [
+            f"{name}: sources differ on {differ:,} of the {known:,} samples that several know ({differ / known:.1%})"
+            for name, (known, differ) in self.differ.items()
+            if known
+        ]
 
     def causes(self) -> str:
         """Why samples are bad, with how many and an example each."""
@@ -156,4 +169,5 @@ def faults_of(files: Iterable[str | Path]) -> list[str]:
         summary.files.append(path)
     total = summary.samples + summary.bad.total()
     bad = [f"{summary.bad.total():,} of {total:,} samples are bad and left out: {summary.causes()}."]
-    return (bad if summary.bad else []) + ([f"{summary.damage()}."] if summary.damaged else [])
+    differ = [f"{sentence}." for sentence in summary.disagreements()]
+    return (bad if summary.bad else []) + ([f"{summary.damage()}."] if summary.damaged else []) + differ
