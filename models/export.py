@@ -1,4 +1,7 @@
-"""Write a model as a folder that open_clip loads: `open_clip.create_model_and_transforms("local-dir:<folder>")`."""
+"""Write a model as a folder that open_clip or transformers loads.
+
+`open_clip.create_model_and_transforms("local-dir:<folder>")`, or `transformers.AutoModel.from_pretrained("<folder>")`.
+"""
 
 import json
 import shutil
@@ -8,11 +11,16 @@ from typing import Any
 
 from balance.errors import UserError
 from balance.files import whole_folder
+from models import hf_config
 from models.architecture import CONFIG_FILE
 from models.checkpoint import note_sum
 from models.factory import ModelBundle
+from models.hf_export import WEIGHTS, write_transformers
 from models.lite import TEXT_HUB, is_lite, place_text_files
 from models.start import WEIGHT_FILES, preprocessing
+
+FORMS = ("open_clip", "transformers")
+CARD = "README.md"
 
 
 def check_place(out: Path, overwrite: bool) -> None:
@@ -25,11 +33,16 @@ def check_place(out: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise UserError(f"{out} exists; choose another folder, or add overwrite=true.")
-    if not (out / CONFIG_FILE).is_file():
-        raise UserError(f"{out} is no exported model (it has no {CONFIG_FILE}), so that it is not overwritten.")
+    if not any((out / name).is_file() and (out / CARD).is_file() for name in (CONFIG_FILE, hf_config.CONFIG_FILE)):
+        raise UserError(
+            f"{out} is no exported model (it has no {CONFIG_FILE} or {hf_config.CONFIG_FILE} with a {CARD}), so that "
+            "it is not overwritten."
+        )
 
 
-def export(bundle: ModelBundle, out: Path, card: str, overwrite: bool = False) -> Path:
+def export(
+    bundle: ModelBundle, out: Path, card: str, overwrite: bool = False, form: str = "open_clip", said: str = "The model"
+) -> list[str]:
     """Write weights, configuration, tokenizer and card; the folder is complete or absent.
 
     Args:
@@ -37,17 +50,30 @@ def export(bundle: ModelBundle, out: Path, card: str, overwrite: bool = False) -
         out: the folder.
         card: text of its README.md.
         overwrite: replace an exported model that is there.
+        form: of `FORMS`.
+        said: the model, for messages.
+
+    Returns:
+        What differs from the model as it is here, a sentence each.
 
     Raises:
-        UserError: the folder can't be written.
+        UserError: the folder can't be written, or the model has no such form.
     """
     check_place(out, overwrite)
+    notes: list[str] = []
     with whole_folder(out) as part:
-        _write(bundle, part, card)
-    return out
+        if form == "transformers":
+            notes, weights = write_transformers(bundle, part, said), part / WEIGHTS
+        else:
+            weights = _write(bundle, part)
+        (part / CARD).write_text(card, encoding="utf-8")
+        note_sum(weights)
+        shutil.copymode(part / CARD, weights)  # safetensors lets the owner alone read its files
+    return notes
 
 
-def _write(bundle: ModelBundle, folder: Path, card: str) -> None:
+def _write(bundle: ModelBundle, folder: Path) -> Path:
+    """Write open_clip's files; that of the weights."""
     from safetensors.torch import save_file
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in bundle.model.state_dict().items()}
@@ -61,9 +87,7 @@ def _write(bundle: ModelBundle, folder: Path, card: str) -> None:
         _save_tokenizer(bundle.tokenizer, folder)
     config = {"model_cfg": model, "preprocess_cfg": preprocessing(bundle.config["preprocess_cfg"])}
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    note_sum(folder / WEIGHT_FILES[0])
-    shutil.copymode(folder / CONFIG_FILE, folder / WEIGHT_FILES[0])  # safetensors lets the owner alone read its files
+    return folder / WEIGHT_FILES[0]
 
 
 def _save_tokenizer(tokenizer: Any, folder: Path) -> None:

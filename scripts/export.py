@@ -1,9 +1,10 @@
-"""Write a run's model as a folder that open_clip loads, with a model card of what was measured.
+"""Write a run's model as a folder that open_clip or transformers loads, with a model card of what was measured.
 
-`python scripts/export.py run=runs/mine out=exported/mine [checkpoint=last|best|<step>] [ema=true] [license=...]
-[overwrite=false] [wandb=offline|online]`. Adapters are merged into the weights; of a run that kept an average of its
-weights the average is taken, which is what was measured, unless `ema=false`. `wandb` keeps the folder as an artifact in
-the run's group.
+`python scripts/export.py run=runs/mine out=exported/mine [format=open_clip|transformers] [checkpoint=last|best|<step>]
+[ema=true] [license=...] [overwrite=false] [push_to_hub=<organisation>/<name>] [private=true] [wandb=offline|online]`.
+Adapters are merged into the weights; of a run that kept an average of its weights the average is taken, which is what
+was measured, unless `ema=false`. `push_to_hub` sends the folder to the Hugging Face hub, with your own login there.
+`wandb` keeps the folder as an artifact in the run's group.
 """
 
 import sys
@@ -18,8 +19,9 @@ from balance.errors import UserError
 from conf.app.command import run_command, split_options
 from eval.report.card import rows_at, write_card
 from eval.report.rundata import RunData, load_run
-from models.export import check_place, export
+from models.export import FORMS, check_place, export
 from models.factory import create
+from models.hf_hub import check_push, push
 from models.start import FROM, find_start
 from models.training.wandb_mirror import WandbMirror
 from models.weights import fit_weights, read_weights
@@ -31,7 +33,14 @@ DEFAULTS: dict[str, Any] = {
     "ema": True,
     "license": None,
     "overwrite": False,
+    "format": "open_clip",
+    "push_to_hub": "",
+    "private": True,
     "wandb": "",
+}
+LOADED_BY = {
+    "open_clip": 'open_clip.create_model_and_transforms("local-dir:{out}")',
+    "transformers": 'transformers.AutoModel.from_pretrained("{out}")',
 }
 MODES = ("", "offline", "online")
 
@@ -49,17 +58,29 @@ def run(arguments: list[str]) -> Path:
         raise UserError("Name the run and the folder to write: run=runs/mine out=exported/mine")
     if options["wandb"] not in MODES:
         raise UserError(f"wandb={options['wandb']} is not known; it is offline or online, or left out.")
+    form, private = options["format"], options["private"]
+    if form not in FORMS:
+        raise UserError(f"format={form} is not known; it is one of {', '.join(FORMS)}.")
+    if not isinstance(private, bool):
+        raise UserError(f"private={private} is not understood; it is true or false.")
     out = Path(options["out"])
     check_place(out, options["overwrite"])
+    if options["push_to_hub"]:
+        check_push(options["push_to_hub"], private)
     found = load_run(Path(options["run"]), ("data", "model", "eval", "track"))
     start = find_start(f"{options['run']}@{options['checkpoint']}", "run")
     weights = start.weights()
-    card = write_card(found, rows_at(found, weights.step), weights.averaged and options["ema"], options["license"])
+    averaged = weights.averaged and options["ema"]
+    card = write_card(found, rows_at(found, weights.step), averaged, options["license"], form)
     bundle = create(FROM, init_from=f"{options['run']}@{options['checkpoint']}")
     if weights.averaged and not options["ema"]:
         assert start.path is not None
         fit_weights(bundle.model, read_weights(start.path, start.said, ema=False).tensors, start.said, found.name)
-    export(bundle, out, card, options["overwrite"])
+    for note in export(bundle, out, card, options["overwrite"], form, f"run={options['run']}"):
+        say(f"Note: {note}.")
+    say(f"Exported: {LOADED_BY[form].format(out=out)}")
+    if options["push_to_hub"]:
+        say(f"Sent to {push(out, options['push_to_hub'], private)}")
     if options["wandb"]:
         keep_in_wandb(found, out, options["wandb"])
     return out
@@ -74,8 +95,7 @@ def keep_in_wandb(found: RunData, out: Path, mode: str) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    out = run(arguments)
-    say(f'Exported: open_clip.create_model_and_transforms("local-dir:{out}")')
+    run(arguments)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,8 @@ def test_open_clip_loads_what_is_exported_and_finds_the_same_features(loss: str,
     config = CONFIG if loss == "clip" else {**CONFIG, "init_logit_bias": -10}
     torch.manual_seed(0)
     ours = create("small", config, {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "resize_mode": "squash"})
-    folder = export(ours, tmp_path / "out", "# card")
+    folder = tmp_path / "out"
+    export(ours, folder, "# card")
     model, tokenizer = loaded(folder)
     texts = ["a photo of a nurse", "zwei Hunde"]
     assert torch.equal(tokenizer(texts), ours.tokenizer(texts))

@@ -185,7 +185,8 @@ def test_a_picture_that_can_not_be_decoded_has_no_output(bundle: ModelBundle) ->
 @pytest.mark.slow
 def test_open_clip_loads_an_export_with_the_text_towers_form_from_the_hub(bundle: ModelBundle, tmp_path: Path) -> None:
     """The hub is a cache with that one file: nothing else may be asked for."""
-    folder = export(bundle, tmp_path / "out", "# card")
+    folder = tmp_path / "out"
+    export(bundle, folder, "# card")
     cache = tmp_path / "hub" / ("models--" + TEXT_HUB.replace("/", "--"))
     (cache / "snapshots/one").mkdir(parents=True)
     (cache / "snapshots/one/config.json").write_bytes((folder / "config.json").read_bytes())

@@ -30,14 +30,25 @@ LIMITS = """\
 """
 
 
-USE = """\
+USE = {
+    "open_clip": """\
 ```python
 import open_clip
 
 model, _, preprocess = open_clip.create_model_and_transforms("local-dir:<folder>")
 tokenizer = open_clip.get_tokenizer("local-dir:<folder>")
 ```
-"""
+""",
+    "transformers": """\
+```python
+from transformers import AutoModel, AutoProcessor, pipeline
+
+model, processor = AutoModel.from_pretrained("<folder>"), AutoProcessor.from_pretrained("<folder>")
+classify = pipeline("zero-shot-image-classification", model="<folder>")
+```
+""",
+}
+"""How to load an exported model, by the library that it is for."""
 
 
 def rows_at(run: RunData, step: int | None) -> list[Row]:
@@ -57,7 +68,9 @@ def rows_at(run: RunData, step: int | None) -> list[Row]:
     return [found[name] for name in dict.fromkeys([*first, *found])]
 
 
-def write_card(run: RunData, rows: list[Row], averaged: bool, license: str | None = None) -> str:
+def write_card(
+    run: RunData, rows: list[Row], averaged: bool, license: str | None = None, library: str = "open_clip"
+) -> str:
     """The text of README.md.
 
     Args:
@@ -65,16 +78,17 @@ def write_card(run: RunData, rows: list[Row], averaged: bool, license: str | Non
         rows: from `rows_at`.
         averaged: whether the weights are an EMA.
         license: an identifier that the hub knows, such as apache-2.0.
+        library: that loads the exported folder, of `USE`.
     """
     data = ModelCardData(
-        library_name="open_clip",
+        library_name=library,
         pipeline_tag=ZERO_SHOT[0],
         license=license,
-        tags=["clip" if _loss(run) == "clip" else "siglip", "open_clip", "bias", "counterbalance"],
+        tags=["clip" if _loss(run) == "clip" else "siglip", library, "bias", "counterbalance"],
         model_name=run.name,
         eval_results=[_result(run, row) for row in rows] or None,
     )
-    return f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(_text(run, rows, averaged))
+    return f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(_text(run, rows, averaged, library))
 
 
 def plain(text: Any) -> str:
@@ -116,7 +130,7 @@ def _label(run: RunData, name: str) -> str:
     return {metric: label for label, metric in run.headline.items()}.get(name, name)
 
 
-def _text(run: RunData, rows: list[Row], averaged: bool) -> Iterable[str]:
+def _text(run: RunData, rows: list[Row], averaged: bool, library: str) -> Iterable[str]:
     model = run.config["model"]
     yield f"# {plain(run.name)}\n"
     until = (
@@ -131,7 +145,7 @@ def _text(run: RunData, rows: list[Row], averaged: bool) -> Iterable[str]:
     )
     start = model.get("init_from") or model.get("pretrained")
     yield f"It was trained from {f'the weights {code(_public(str(start)))}' if start else 'random weights'}.\n"
-    yield USE
+    yield USE[library]
     if at_chance(rows):
         yield "**Its quality is at chance**: the measures of bias below say nothing of what training did.\n"
     for title, direction in (
