@@ -25,6 +25,7 @@ from balance.intervals import (
 from balance.m4.cells import Cells
 
 Floats = NDArray[np.float64]
+FEW_SAMPLES = 30  # of known attribute, below which an association that is not sure comes last
 
 ENOUGH = 30
 """Samples of known attribute from which on a concept's share can be told from chance, and plans constrain it."""
@@ -101,10 +102,15 @@ class DataBias:
         ]
 
     def order(self) -> list[tuple[int, int]]:
-        """(k, r) of all associations that have a value: the sure ones first (corrected p below 1 - level), by size."""
+        """(k, r) of all associations that have a value: the sure ones first, by size.
+
+        Sure is what has a corrected p below 1 - level. Of the others those of fewer than `FEW_SAMPLES` samples come
+        last: three samples often differ by much, and say nothing.
+        """
         size = np.abs(self.association.value)
         sure = np.nan_to_num(self.p_adjusted, nan=1.0) < 1 - self.level
-        by = np.where(sure, 2.0, 0.0) + np.nan_to_num(size, nan=-1.0)  # sizes are at most 1
+        enough = self.known_count >= FEW_SAMPLES
+        by = np.where(sure, 4.0, np.where(enough, 2.0, 0.0)) + np.nan_to_num(size, nan=-1.0)  # sizes are at most 1
         flat = [int(i) for i in np.argsort(-by, axis=None, kind="stable")]
         places = [divmod(i, size.shape[1]) for i in flat] if size.size else []
         return [(k, r) for k, r in places if np.isfinite(size[k, r])]

@@ -32,6 +32,8 @@ from balance.stream.accepted import AcceptedMoments
 from balance.stream.balanced import Rates, uniform_rates
 
 SHOWN_NOTES = 5
+MOST_RARE = 8  # concepts that are named, of those that are not balanced
+MOVED = 0.02  # of a share: a move away from the target that is counted
 ENOUGH = 30  # samples of known attribute from which on a concept is worth a row in a table
 
 
@@ -300,15 +302,31 @@ def _check_borne(cells: Cells, problem: Problem) -> None:
 
 
 def _left_alone(cells: Cells, plan: Plan) -> list[str]:
-    """Which concepts are too rare to be constrained."""
-    constrained = {name for label in plan.labels if not label.startswith("floor") for name in label.split("|")[1:]}
-    rare = [name for name in cells.y_names if name not in constrained]
-    if not rare:
-        return []
-    shown = ", ".join(rare[:8]) + (f" and {len(rare) - 8} more" if len(rare) > 8 else "")
+    """Which concepts are too rare to be balanced, and by how much balancing the others moves them."""
     least = plan.problem.min_concept_samples
-    many = f"{len(rare)} of {len(cells.y_names)} concepts"
-    return [f"{many} with fewer than {least:g} samples of known attribute are left as they are: {shown}."]
+    known = _known(plan.moments_before, len(plan.targets), cells)
+    few = (known > 0) & (known < least - 1e-9)
+    if not few.any():
+        return []
+    before, after = plan.before.concept_share, plan.after.concept_share
+    with np.errstate(invalid="ignore"):
+        pi = np.asarray(plan.before.pi)[:, None]
+        away = np.where(few, np.abs(after - pi) - np.abs(before - pi), np.nan)
+        moved = np.where(few & np.isfinite(before) & np.isfinite(after), np.abs(after - before), -1.0)
+    shown = []
+    for place in np.argsort(-moved, axis=None, kind="stable")[:MOST_RARE]:
+        k, r = divmod(int(place), moved.shape[1])
+        if moved[k, r] >= 0:
+            shares = f"{before[k, r]:.2f} to {after[k, r]:.2f}"
+            shown.append(f"{cells.y_names[r]} ({plan.targets[k].name} from {shares})")
+    rare = int(few.any(axis=0).sum())
+    farther = int((np.nan_to_num(away, nan=0.0) > MOVED).any(axis=0).sum())
+    held = "" if plan.problem.hold_rare or not farther else "; balance.hold_rare=true keeps them from it"
+    return [
+        f"{rare} of {len(cells.y_names)} concepts have fewer than {least:g} samples of known attribute and are not "
+        f"balanced; balancing the others moves {farther} of them away from the target by more than {MOVED:g}{held}. Moved most: "
+        f"{', '.join(shown) or 'none'}."
+    ]
 
 
 def _row(name: str, moment: str, balance: Balance) -> dict[str, Any]:

@@ -62,6 +62,19 @@ def test_what_is_not_sure_comes_after_what_is() -> None:
     assert replace(bias, p_adjusted=np.array([[np.nan, 0.2]])).order() == [(0, 1), (0, 0)]
 
 
+def test_of_what_is_not_sure_few_samples_come_last() -> None:
+    """Three samples with a difference of 1 do not stand before hundreds with one of 0.1."""
+    rng = np.random.default_rng(0)
+    woman = np.arange(2000) % 2 == 0
+    job = rng.random(2000) < np.where(woman, 0.11, 0.10)
+    rare = np.isin(np.arange(2000), (0, 2, 4))
+    cells = Cells.from_arrays(woman[:, None], np.stack([job, rare], axis=1), None, ["woman"], ["job", "rare"])
+    bias = replace(data_bias(cells), p_adjusted=np.array([[0.4, 1.0]]))
+    large = replace(bias, association=replace(bias.association, value=np.array([[0.01, 0.5]])))
+    assert large.order() == [(0, 0), (0, 1)]
+    assert replace(large, p_adjusted=np.array([[0.4, 0.01]])).order() == [(0, 1), (0, 0)], "sure in spite of few"
+
+
 def test_exact_intervals_and_tests() -> None:
     bias = data_bias(small())
     expected = binomtest(20, 80).proportion_ci(0.95, "exact")

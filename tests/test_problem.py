@@ -106,3 +106,30 @@ def test_rare_concepts_can_be_left_unconstrained() -> None:
     assert not any("|nurse" in label and "woman" in label for label in solve(CELLS, few).labels)
     some = Problem(target={"woman": 0.5}, keep=0.5, min_concept_samples=2)
     assert "woman+|nurse" in solve(CELLS, some).labels
+
+
+@pytest.mark.parametrize("form", ["per_concept", "joint"])
+def test_rare_concepts_can_be_held(form: str) -> None:
+    """Ten samples move away from the target as women are drawn less in one job, more in another; held, they stay."""
+    nurse, builder, rare = np.zeros((3, 2000))
+    woman = np.zeros(2000)
+    nurse[:1000], builder[1000:] = 1, 1
+    woman[:800], woman[1000:1200] = 1, 1
+    rare[:4], rare[1200:1204] = 1, 1  # women who are nurses, men who are builders: both are drawn less
+    rare[1000:1002] = 1  # and two women of the rarer kind
+    concepts = np.stack([nurse, builder, rare], axis=1)
+    cells = Cells.from_arrays(woman[:, None], concepts, None, ["woman"], ["nurse", "builder", "rare"])
+    wanted = {"target": {"woman": 0.5}, "keep": 0.4, "min_concept_samples": 30, "association": form}
+    free, held = (solve(cells, Problem(**wanted, hold_rare=hold)) for hold in (False, True))
+    away = [abs(plan.after.concept_share[0, 2] - 0.5) for plan in (free, held)]
+    before = abs(free.before.concept_share[0, 2] - 0.5)
+    assert away[0] > before + 0.02
+    assert away[1] <= before + 1e-3
+    assert not held.violations
+    assert free.hash != held.hash
+
+
+def test_the_setting_of_rare_concepts_is_checked() -> None:
+    with pytest.raises(UserError, match="hold_rare=maybe must be true or false"):
+        Problem(target={"woman": 0.5}, hold_rare="maybe")  # type: ignore[arg-type]
+    assert Problem.from_dict(Problem(target={"woman": 0.5}, hold_rare=True).to_dict()).hold_rare

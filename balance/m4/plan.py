@@ -118,7 +118,10 @@ class Plan:
     @cached_property
     def hash(self) -> str:
         """Hex digest of what was asked, of which data, and of the prices found."""
-        digest = hashlib.sha256(json.dumps([self.problem.to_dict(), self.method], sort_keys=True).encode())
+        asked = self.problem.to_dict()
+        if not asked["hold_rare"]:  # plans from before this setting keep their hash
+            del asked["hold_rare"]
+        digest = hashlib.sha256(json.dumps([asked, self.method], sort_keys=True).encode())
         digest.update(self.cells.hash.encode())
         for array in (self.q, self.v, np.array([self.mu, self.keep])):
             digest.update(np.ascontiguousarray(array).tobytes())

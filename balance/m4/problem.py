@@ -40,6 +40,8 @@ class Problem:
         min_concept_kept: rho, the floor E_q[y_r] >= rho eta E[y_r]; a number or a mapping from concept to number.
         min_concept_samples: concepts with fewer samples of known attribute are not constrained, beyond their floor: so
             few do not tell a bias from chance, and one rare concept could cost most of the data.
+        hold_rare: keep these concepts from moving away from the target: each is bounded by its own distance in the data
+            (or its tolerance, where that is larger). Otherwise balancing the others moves them either way.
         max_repeat: Q, the most times a sample may be used.
         penalty: V, the price of breaking a constraint.
         proxies: concepts reported apart, beside those that the cells name as proxies.
@@ -58,6 +60,7 @@ class Problem:
     min_keep: float = 0.1
     min_concept_kept: Tolerance = 0.25
     min_concept_samples: float = 0.0
+    hold_rare: bool = False
     max_repeat: float = 1.0
     penalty: float = 100.0
     proxies: tuple[str, ...] = ()
@@ -72,6 +75,8 @@ class Problem:
             raise UserError(f"association={self.association} is not known{hint}; it is {' or '.join(FORMS)}.")
         _check_number("max_repeat", self.max_repeat, low=0.0, open_low=True)
         _check_number("min_concept_samples", self.min_concept_samples, low=0.0)
+        if not isinstance(self.hold_rare, bool):
+            raise UserError(f"hold_rare={self.hold_rare} must be true or false.")
         _check_number("penalty", self.penalty, low=0.0, open_low=True)
         self._check_keep()
         for name in ("eps_representation", "eps_association", "min_concept_kept"):

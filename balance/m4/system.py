@@ -182,9 +182,11 @@ def _add_tolerances(rows: _Rows, cells: Cells, problem: Problem, targets: list[T
             mass = means[m + k, r + 1]
             eps = target.eps if r < 0 else association_tolerance(problem, target, cells.y_names[r])
             few = r >= 0 and mass * cells.total < problem.min_concept_samples - 1e-9
-            if mass <= 0 or np.isinf(eps) or few:
+            if mass <= 0 or np.isinf(eps) or (few and not problem.hold_rare):
                 continue
             joint = r >= 0 and problem.association == "joint"
+            if few:  # held at its own distance from the target in the data, whatever the form
+                joint, eps = False, max(0.0 if joint else eps, abs(means[k, r + 1]) / mass)
             for sign in (1.0, -1.0):
                 rows.add_tolerance(k, r, sign, eps, 0 if joint else r + 1, means[m + k, 0] if joint else mass)
 
