@@ -3,7 +3,8 @@
     python scripts/zoo_analysis.py zoo=<folder> extra=[balance] contrast=dataset_size
 
 Settings, as key=value:
-  zoo=<folder>        holds zoo.parquet
+  zoo=<folder>        holds zoo.parquet or zoo.csv; or a table of one's own, a Parquet or CSV file
+  columns={...}       what its columns are called, where they bear other names: {value: effect_size, name: test}
   out=<folder>        analysis.html, analysis.json and a CSV file for each table; by default the zoo's folder
   tests=[name, ...]   the association tests of the mixed model and the correlations: names of tests, or of a set of
                       them such as valence26, the published grouping; by default all of the zoo
@@ -17,6 +18,7 @@ Settings, as key=value:
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ from eval.zoo.regression import (
 
 OPTIONS: dict[str, Any] = {
     "zoo": "",
+    "columns": {},
     "out": "",
     "tests": None,
     "extra": [],
@@ -49,6 +52,7 @@ OPTIONS: dict[str, Any] = {
     "between": None,
     "same": None,
 }
+NEEDED = ("model", "kind", "name", "value")
 ALIKE = (
     "dataset",
     "dataset_size",
@@ -66,12 +70,11 @@ def main(arguments: list[str]) -> int:
     options, rest = split_options(arguments, OPTIONS)
     if rest:
         raise UserError(f"{rest[0]!r} is no setting; write key=value with one of {', '.join(OPTIONS)}.")
-    folder = Path(options["zoo"])
-    if not (folder / "zoo.parquet").is_file():
-        raise UserError(f"zoo={options['zoo']}: there is no zoo.parquet; make it with scripts/zoo.py.")
-    table = pd.read_parquet(folder / "zoo.parquet")
+    path = find_table(Path(options["zoo"]))
+    table = read_table(path, options["columns"] or {})
+    check_options(table, options)
     found = analyse(table, options)
-    out = Path(options["out"] or folder)
+    out = Path(options["out"] or path.parent)
     write_whole(out / "analysis.html", render_analysis(found))
     tables = {"mixed_model": found.mixed.table if found.mixed else None, "impressions": found.impressions}
     tables |= {"correlations": found.correlations, "contrast": found.contrast}
@@ -84,6 +87,68 @@ def main(arguments: list[str]) -> int:
         say(f"note: {sentence}")
     print(out / "analysis.html")
     return 0
+
+
+def find_table(zoo: Path) -> Path:
+    """The table of a zoo: the file itself, or the one in its folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    if zoo.is_file():
+        return zoo
+    there = [path for path in (zoo / "zoo.parquet", zoo / "zoo.csv") if path.is_file()]
+    if not there:
+        raise UserError(f"zoo={zoo}: there is no zoo.parquet or zoo.csv; make them with scripts/zoo.py.")
+    return there[0]
+
+
+def read_table(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
+    """Read a zoo's table, with its columns called as the analyses call them.
+
+    Args:
+        path: a Parquet or CSV file.
+        columns: name here -> name in the file.
+
+    Raises:
+        UserError: the file can't be read, or a column that is needed or named is not there.
+    """
+    if not isinstance(columns, Mapping):
+        raise UserError(f"columns={columns} must be names of columns, such as {{value: effect_size}}.")
+    try:
+        table = pd.read_csv(path) if path.suffix.lower() == ".csv" else pd.read_parquet(path)
+    except (ValueError, OSError, pd.errors.ParserError) as error:
+        raise UserError(f"zoo={path} can't be read: {' '.join(str(error).split())[:200]}") from error
+    has = ", ".join(map(str, table.columns))
+    for wanted, given in columns.items():
+        if given not in table.columns:
+            raise UserError(f"columns.{wanted}={given}: {path} has no such column; it has {has}.")
+    table = table.drop(columns=[name for name in columns if name in table.columns and columns[name] != name])
+    table = table.rename(columns={given: wanted for wanted, given in columns.items()})
+    if "evaluator" not in table.columns and "name" in table.columns:
+        table["evaluator"] = table["name"].astype(str).str.partition("/")[0]
+    for wanted in NEEDED:
+        if wanted not in table.columns:
+            raise UserError(
+                f"{path} has no column {wanted}; it has {has}. If it is called otherwise, say "
+                f"columns={{{wanted}: <name>}}."
+            )
+    return table
+
+
+def check_options(table: pd.DataFrame, options: dict[str, Any]) -> None:
+    """Check, before anything is fitted, that the zoo has what the options name.
+
+    Raises:
+        UserError: it does not.
+    """
+    for key in ("extra", "same"):
+        for fact in options[key] or []:
+            if fact not in table.columns:
+                raise UserError(f"{key}={fact} is no fact of this zoo; it has {', '.join(map(str, table.columns))}.")
+    quality_of(table, options["quality"])
+    if options["contrast"]:
+        sides_of(table, options["contrast"], options["between"])
 
 
 def analyse(table: pd.DataFrame, options: dict[str, Any]) -> Analysis:
@@ -132,6 +197,18 @@ def contrast_of(
     table: pd.DataFrame, fact: str, between: list[Any] | None, same: list[str] | None
 ) -> tuple[str, pd.DataFrame]:
     """What is contrasted, in words, and the table."""
+    low, high = sides_of(table, fact, between)
+    table = table[~table["name"].str.contains(r"/p\[|_p\b|_chance$", regex=True)]
+    shared = [name for name in (same or ALIKE) if name in table.columns and name != fact]
+    return f"{fact}: {high} – {low}", matched_contrasts(table, fact, low, high, shared)
+
+
+def sides_of(table: pd.DataFrame, fact: str, between: list[Any] | None) -> tuple[Any, Any]:
+    """The two values of a fact that are contrasted, the lower or untreated first.
+
+    Raises:
+        UserError: the zoo's models don't differ in the fact, or it has no such values.
+    """
     if fact not in table.columns or table[fact].dropna().nunique() < 2:
         raise UserError(f"contrast={fact} is no fact in which the models of this zoo differ.")
     values = sorted(table[fact].dropna().unique())
@@ -140,9 +217,7 @@ def contrast_of(
     low, high = between or (values[0], values[-1])
     if not between and "none" in (low, high):  # the untreated side first
         low, high = "none", next(value for value in (low, high) if value != "none")
-    table = table[~table["name"].str.contains(r"/p\[|_p\b|_chance$", regex=True)]
-    shared = [name for name in (same or ALIKE) if name in table.columns and name != fact]
-    return f"{fact}: {high} – {low}", matched_contrasts(table, fact, low, high, shared)
+    return low, high
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def tag_facts(source: str) -> dict[str, Any]:
     facts: dict[str, Any] = {"dataset": None, "dataset_family": None, "dataset_size": None, "architecture_family": None}
     for row in table["datasets"]:
         if fnmatchcase(tag, row["tag"]):
-            facts |= {key: value for key, value in row.items() if key != "tag"}
+            facts |= {key: value for key, value in row.items() if key not in ("tag", "source")}
             break
     for row in table["architectures"]:
         if fnmatchcase(name, row["name"]):

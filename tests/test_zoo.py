@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from eval.zoo.regression import choose_tests, correlations, effects, impressions
 from models.checkpoint import save_checkpoint
 from models.factory import create
 from scripts import zoo, zoo_analysis
-from scripts.zoo_models import read_zoo, run_facts
+from scripts.zoo_models import FACTS, read_zoo, run_facts
 from tests.launching import run
 from tests.tiny import people_shards
 
@@ -215,6 +216,49 @@ def test_the_lists_of_the_project() -> None:
     assert len(every) > 100
     lacking = [model.name for model in every if model.facts["architecture_family"] is None]
     assert lacking == []
+    # Ghate et al. (2025) count SigLIP, SO400M and plus models as specialised; ViTamin's name begins with ViT.
+    families = Counter(model.facts["architecture_family"] for model in every)
+    assert families["specialised ViT"] == 28
+    assert {model.facts["architecture_family"] for model in every if "ViTamin" in model.name} == {"ViT"}
+    assert Counter(model.facts["dataset_family"] for model in every)["commonpool"] == 21
+    unsized = [model.name for model in every if model.facts["dataset_size"] is None]
+    assert len(unsized) == 11
+    assert all(name.partition(":")[2] in ("meta", "metaclip_altogether", "metaclip2_worldwide") for name in unsized)
+    table = yaml.safe_load(FACTS.read_text())
+    assert all(row["source"] for kind in table.values() for row in kind), "each line names its source"
+    assert all("source" not in model.facts for model in every)
+
+
+def test_a_table_of_ones_own_is_read_by_its_columns(tmp_path: Path) -> None:
+    rows = [
+        {"m": f"m{n}", "sort": "eat", "test": f"v/d[{t}]", "d": n + t, "size": 10.0**n}
+        for n in range(4)
+        for t in (0, 1)
+    ]
+    path = tmp_path / "mine.csv"
+    pd.DataFrame(rows).to_csv(path, index=False)
+    columns = {"model": "m", "kind": "sort", "name": "test", "value": "d", "dataset_size": "size"}
+    table = zoo_analysis.read_table(path, columns)
+    assert {"model", "kind", "name", "value", "dataset_size", "evaluator"} <= set(table.columns)
+    assert set(table["evaluator"]) == {"v"}
+    (tmp_path / "zoo.csv").write_text(path.read_text())
+    assert zoo_analysis.find_table(tmp_path) == tmp_path / "zoo.csv"
+    for given, sentence in (
+        ({**columns, "kind": "kinds"}, "columns.kind=kinds: .* has no such column; it has m, sort"),
+        ({"model": "m"}, r"has no column kind; .* say columns={kind: <name>}"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            zoo_analysis.read_table(path, given)
+    wanted = [f"zoo={path}", "columns={model: m, kind: sort, name: test, value: d}"]
+    for more, sentence in (
+        (["contrast=size", "between=[1, 7]"], "between="),
+        (["contrast=architecture"], "contrast=architecture is no fact"),
+        (["extra=[balance]"], "extra=balance is no fact"),
+        (["quality=top"], "quality=top is neither"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            zoo_analysis.main([*wanted, *more, f"out={tmp_path / 'out'}"])
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_tells_its_own_facts(world: Path, straight: Path, tmp_path: Path) -> None:
