@@ -324,8 +324,8 @@ def _left_alone(cells: Cells, plan: Plan) -> list[str]:
     held = "" if plan.problem.hold_rare or not farther else "; balance.hold_rare=true keeps them from it"
     return [
         f"{rare} of {len(cells.y_names)} concepts have fewer than {least:g} samples of known attribute and are not "
-        f"balanced; balancing the others moves {farther} of them away from the target by more than {MOVED:g}{held}. Moved most: "
-        f"{', '.join(shown) or 'none'}."
+        f"balanced; balancing the others moves {farther} of them away from the target by more than {MOVED:g}{held}. "
+        f"Moved most: {', '.join(shown) or 'none'}."
     ]
 
 

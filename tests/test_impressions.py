@@ -15,6 +15,7 @@ from balance.errors import UserError
 from eval.evaluators.impressions import Impressions, similarities
 from eval.evaluators.impressions_charts import dendrograms
 from eval.evaluators.impressions_ratings import (
+    agreement_with_published,
     built_in_attributes,
     mean_ratings,
     reliability_from_raw,
@@ -148,6 +149,56 @@ def test_reliability_from_raw_ratings(tmp_path: Path) -> None:
     assert found["clear"] == pytest.approx(1)
     assert found["fair"] == pytest.approx(0.25, abs=0.06)  # v / n = 9 / 9: r = 1 / 2
     assert found["noise"] < 0.03
+
+
+def test_repeated_ratings_count_as_published_unless_left_out(tmp_path: Path) -> None:
+    """A rater who answers again agrees with himself: halves that share raters agree more than people do."""
+    rng = np.random.default_rng(0)
+    names, rows = ("happy", "godly", "smug"), []
+    for spread, attribute in zip((1.0, 3.0, 5.0), names, strict=True):
+        for face, truth in enumerate(rng.normal(size=200)):
+            for _rater in range(10):
+                value = truth + spread * rng.normal()
+                rows += [[face, attribute, value, "normal"], [face, attribute, value, "repeat"]]
+    path = Path(write_csv(tmp_path / "raw.csv", ["stimulus", "attribute", "rating", "rating_type"], rows))
+    every = reliability_from_raw(path, np.random.default_rng(0), 5)
+    once = reliability_from_raw(path, np.random.default_rng(0), 5, {"rating_type": ["repeat"]})
+    assert all(every[name] > once[name] + 0.02 for name in names)
+    for without, sentence in (({"kind": ["x"]}, "names kind"), ({"rating_type": ["again"]}, "no line has again")):
+        with pytest.raises(UserError, match=sentence):
+            reliability_from_raw(path, np.random.default_rng(0), 5, without)
+    published = {a.name: a.reliability for a in built_in_attributes() if a.reliability is not None}
+    same = agreement_with_published(published)
+    assert same is not None
+    assert (same.count, same.rank, same.rms, same.largest) == pytest.approx((34, 1, 0, 0))
+    off = agreement_with_published({**published, "godly": published["godly"] + 0.1})
+    assert off is not None
+    assert (off.attribute, off.largest) == ("godly", pytest.approx(0.1))
+    assert off.rms == pytest.approx(0.1 / np.sqrt(34))
+    assert agreement_with_published({"mine": 0.5}) is None
+
+
+def test_reliabilities_from_raw_ratings_say_how_they_compare(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    attributes = dict(zip(("happy", "godly", "smug"), ATTRIBUTES.values(), strict=True))
+    names, ratings = list(attributes), rng.normal(size=(8, 3))
+    table = write_csv(tmp_path / "means.csv", ["stimulus", *names], [[n + 1, *row] for n, row in enumerate(ratings)])
+    rows = [
+        [face + 1, name, ratings[face, k] + rng.normal(), kind]
+        for k, name in enumerate(names)
+        for face in range(8)
+        for kind in ("normal", "normal", "repeat", "fill-in")
+    ]
+    raw = write_csv(tmp_path / "raw.csv", ["stimulus", "attribute", "rating", "rating_type"], rows)
+    config = {"kind": "impressions", "ratings": table, "attributes": attributes, "raw": raw}
+    config["raw_without"] = {"rating_type": "repeat"}
+    evaluator = Impressions("i", config, faces(8))
+    embed: Any = Planted(planted(ratings))
+    found = {m.name for m in evaluator(embed, np.random.default_rng(0), 20)}
+    assert {"i/reliability_rank_correlation", "i/reliability_rms_difference"} <= found
+    assert any(name.startswith("i/reliability_largest_difference[") for name in found)
+    with pytest.raises(UserError, match="raw_without=3 must be"):
+        Impressions("i", {**config, "raw_without": 3}, faces(8))
 
 
 def test_the_published_attributes_and_reliabilities(shared_data: Path) -> None:

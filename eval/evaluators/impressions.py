@@ -10,7 +10,7 @@ An impression is learned if s > 0 and p < 0.05. Societal consistency is the Spea
 with the reliability of the human ratings: models learn best what people agree about.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from html import escape
 from pathlib import Path
@@ -24,7 +24,9 @@ from balance.errors import UserError
 from eval.embed import Embedder
 from eval.evaluators.impressions_charts import dendrograms
 from eval.evaluators.impressions_ratings import (
+    Agreement,
     Attribute,
+    agreement_with_published,
     built_in_attributes,
     mean_ratings,
     reliability_from_raw,
@@ -49,16 +51,20 @@ class Impressions:
             optionally reliability} with whole prompts.
         reliability: CSV with `attribute` and `reliability_column` (by default `published_irr_percent`); by default as
             published.
-        raw: CSV of all single ratings (`stimulus`, `attribute`, `rating`), from which reliability is computed.
+        raw: CSV of all single ratings (`stimulus`, `attribute`, `rating`), from which reliability is computed, as
+            published from all lines.
+        raw_without: lines of it to leave out, column -> values, such as `{rating_type: [repeat]}`.
 
     Metrics: `similarity[attribute]` and `p[attribute]`, `mean_similarity`, `learned` (share of attributes), `societal
-    consistency` with its p, `structure` (Frobenius similarity). Intervals resample faces; that of societal consistency
-    resamples attributes, too.
+    consistency` with its p, `structure` (Frobenius similarity); with `raw` how the reliabilities compare with the
+    published ones: `reliability_rank_correlation`, `_rms_difference`, `_largest_difference`. Intervals resample faces;
+    that of societal consistency resamples attributes, too.
     """
 
     def __init__(self, name: str, config: dict[str, Any], data: EvalSet) -> None:
         self.name, self.data = name, data
-        options(name, config, {"ratings"}, {"attributes", "reliability", "reliability_column", "raw"})
+        options(name, config, {"ratings"}, {"attributes", "reliability", "reliability_column", "raw", "raw_without"})
+        self.agreement: Agreement | None = None
         self.skipped: list[str] = []
         self.pages: dict[str, str] = {}
         self.attributes = _read_attributes(name, config.get("attributes"))
@@ -79,7 +85,12 @@ class Impressions:
 
     def _set_reliability(self, config: dict[str, Any]) -> None:
         if config.get("raw"):
-            known = reliability_from_raw(Path(config["raw"]), np.random.default_rng(0))
+            without = config.get("raw_without") or {}
+            if not isinstance(without, Mapping):
+                raise UserError(f"eval.evaluators.{self.name}.raw_without={without} must be column -> values.")
+            lists = {str(key): [one] if isinstance(one, str) else list(one) for key, one in without.items()}
+            known = reliability_from_raw(Path(config["raw"]), np.random.default_rng(0), without=lists)
+            self.agreement = agreement_with_published(known)
         elif config.get("reliability"):
             column = config.get("reliability_column") or "published_irr_percent"
             known = reliability_from_table(Path(config["reliability"]), column)
@@ -113,6 +124,11 @@ class Impressions:
         learned = ((similarity > 0) & (p < 0.05)).mean()
         yield Metric(f"{self.name}/learned", float(learned), count=len(similarity))
         yield from self._consistency(similarity, draws, rng)
+        if self.agreement is not None:
+            found = self.agreement
+            yield Metric(f"{self.name}/reliability_rank_correlation", found.rank, count=found.count)
+            yield Metric(f"{self.name}/reliability_rms_difference", found.rms, count=found.count)
+            yield Metric(f"{self.name}/reliability_largest_difference[{found.attribute}]", found.largest, count=1)
         if len(self.attributes) > 2:
             yield from self._structure(ratings, assoc, draws_of=rng, resamples=min(resamples, MOST_RESAMPLES))
         self.pages["impressions by attribute"] = _table(self.rows)

@@ -1,12 +1,13 @@
 """Human ratings of faces: their means, and how far raters agree."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from balance.errors import UserError
 from eval.options import stimuli
@@ -103,7 +104,9 @@ def reliability_from_table(path: Path, column: str = "published_irr_percent") ->
     return {name: value / scale for name, value in found.items()}
 
 
-def reliability_from_raw(path: Path, rng: np.random.Generator, splits: int = 20) -> dict[str, float]:
+def reliability_from_raw(
+    path: Path, rng: np.random.Generator, splits: int = 20, without: Mapping[str, Sequence[Any]] | None = None
+) -> dict[str, float]:
     """Reliability from all raw ratings: the squared correlation of the faces' means in two random halves.
 
     Halves are drawn `splits` times and the squares averaged. There is no Spearman-Brown correction, as in the source.
@@ -112,9 +115,11 @@ def reliability_from_raw(path: Path, rng: np.random.Generator, splits: int = 20)
         path: CSV (compressed or not) with the columns `stimulus`, `attribute` and `rating`, a row per rating.
         rng: source of the halves.
         splits: how many.
+        without: lines to leave out, column -> values. By default none: the publication counted all, a rater's repeated
+            ratings and fill-ins among them, though two ratings of one rater agree more than two raters do.
 
     Raises:
-        UserError: a column is missing, or an attribute has too few ratings.
+        UserError: a column or a value of `without` is missing, or an attribute has too few ratings.
     """
     import pandas as pd  # a second to import, and only needed here
 
@@ -122,6 +127,16 @@ def reliability_from_raw(path: Path, rng: np.random.Generator, splits: int = 20)
     absent = {"stimulus", "attribute", "rating"} - set(table.columns)
     if absent:
         raise UserError(f"The raw ratings {path} have no column {', '.join(sorted(absent))}.")
+    for column, values in (without or {}).items():
+        if column not in table.columns:
+            raise UserError(f"raw_without names {column}; the raw ratings {path} have {', '.join(table.columns)}.")
+        there = table[column].astype(str)
+        unknown = [str(value) for value in values if str(value) not in set(there)]
+        if unknown:
+            raise UserError(
+                f"raw_without.{column}: no line has {unknown[0]}; it has {', '.join(sorted(set(there))[:10])}."
+            )
+        table = table[~there.isin([str(value) for value in values])]
     found = {}
     for attribute, rows in table.dropna(subset=["rating"]).groupby("attribute"):
         faces, values = pd.factorize(rows["stimulus"])[0], rows["rating"].to_numpy(dtype=np.float64)
@@ -129,6 +144,37 @@ def reliability_from_raw(path: Path, rng: np.random.Generator, splits: int = 20)
         if not np.isfinite(found[str(attribute)]):
             raise UserError(f"The raw ratings {path} have too few ratings of {attribute} for two halves.")
     return found
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How reliabilities compare with the published ones.
+
+    Attributes:
+        count: attributes that have both.
+        rank: Spearman's correlation.
+        rms: root mean square of the differences.
+        largest: the largest difference, and `attribute`, whose it is.
+    """
+
+    count: int
+    rank: float
+    rms: float
+    largest: float
+    attribute: str
+
+
+def agreement_with_published(found: Mapping[str, float]) -> Agreement | None:
+    """Compare reliabilities by attribute with the published ones; None for fewer than three that are in both."""
+    published = {a.name: a.reliability for a in built_in_attributes() if a.reliability is not None}
+    names = [name for name in found if name in published]
+    if len(names) < 3:
+        return None
+    ours, theirs = np.array([found[name] for name in names]), np.array([published[name] for name in names])
+    apart = np.abs(ours - theirs)
+    place = int(apart.argmax())
+    rank = float(spearmanr(ours, theirs).statistic)
+    return Agreement(len(names), rank, float(np.sqrt((apart**2).mean())), float(apart[place]), names[place])
 
 
 def _split_half(faces: Any, values: Floats, rng: np.random.Generator) -> float:
