@@ -44,6 +44,7 @@ TAKES_OVERRIDES = ("train.py", *(f"scripts/{name}.py" for name in ("annotate", "
 # Long by their nature, with tests of their own.
 TESTED_APART = (
     "scripts/label_check.py",
+    "scripts/label_filter.py",
     "scripts/bench_",
     "scripts/zoo",
     "scripts/make_attribute_rows.py",

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from balance.errors import UserError
-from balance.labels.matcher import Matcher
+from balance.labels.learned import Filter, load_filter
+from balance.labels.matcher import Hits, Matcher
 from balance.labels.words import WordList, load_word_list
 from balance.stream.samples import Sample
 
@@ -27,6 +28,7 @@ _KEYS = {
     "fallback",
     "prefix",
     "proxies",
+    "learned",
 }
 
 
@@ -67,6 +69,7 @@ class CaptionSource:
         self._lists = [load_word_list(str(name)) for name in _names(config, "attributes") + _names(config, "concepts")]
         _check_kinds(config, self._lists)
         self._matcher = Matcher(self._lists)
+        self._filters = self._read_filters(_names(config, "learned"))
         self._one_hot = bool(config.get("one_hot", False))
         self._columns = self._attribute_columns()
         prefix = str(config.get("prefix", ""))
@@ -81,6 +84,29 @@ class CaptionSource:
             [-1 if self._lists[i].is_attribute else position[prefix + value] for i, value in self._matcher.values],
             np.int64,
         )
+
+    def _read_filters(self, paths: Sequence[str]) -> list[tuple[Filter, npt.NDArray[np.bool_]]]:
+        """Each filter with the value ids that it is about."""
+        filters = []
+        for path in paths:
+            learned = load_filter(path)
+            about = [self._lists[i].title == learned.attribute for i, _ in self._matcher.values]
+            if not any(about):
+                titles = ", ".join(dict.fromkeys(words.title for words in self._lists))
+                raise UserError(f"attributes: {path} filters {learned.attribute!r}; this source has {titles}.")
+            filters.append((learned, np.array(about, bool)))
+        return filters
+
+    def _match(self, texts: Sequence[str]) -> Hits:
+        """The mentions that the lists find and no filter takes for wrong."""
+        hits = self._matcher.match(texts)
+        for learned, about in self._filters:
+            asked = about[hits.value]
+            places = np.unique(hits.text[asked])
+            wrong = places[learned.probability([texts[i] for i in places]) < learned.threshold]
+            keep = ~(asked & np.isin(hits.text, wrong))
+            hits = Hits(hits.text[keep], hits.value[keep], hits.term[keep])
+        return hits
 
     def _attribute_columns(self) -> list[tuple[str, list[str], list[list[int]]]]:
         """For each attribute its name, its column names and the value ids that each of its *values* is found by."""
@@ -114,7 +140,9 @@ class CaptionSource:
         """What decides the result, as plain data."""
         return {
             "kind": "captions", "version": 2, "both": self._both, "captions": self._captions, "min": self._min_captions,
-            "one_hot": self._one_hot, "s": self.s_names, "y": self.y_names, "lists": [words.describe() for words in
+            "one_hot": self._one_hot, "s": self.s_names, "y": self.y_names,
+            "learned": [learned.describe() for learned, _ in self._filters],
+            "lists": [words.describe() for words in
             self._lists],
         }  # fmt: skip
 
@@ -132,7 +160,7 @@ class CaptionSource:
         """For each sample the words that it was labelled by, by attribute (as its columns are called) and concept."""
         counts = [len(sample.captions) for sample in samples]
         owner = np.repeat(np.arange(len(samples)), counts)
-        hits = self._matcher.match([text for sample in samples for text in sample.captions])
+        hits = self._match([text for sample in samples for text in sample.captions])
         names = [self._name_of(list_, value) for list_, value in self._matcher.values]
         found: list[dict[str, list[str]]] = [{} for _ in samples]
         for text, value, term in zip(hits.text.tolist(), hits.value.tolist(), hits.term.tolist(), strict=True):
@@ -153,7 +181,7 @@ class CaptionSource:
         self, texts: Sequence[str], owner: npt.NDArray[np.int64], n: int
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
         """The same for captions that lie in one list: caption i belongs to sample `owner[i]` of `n`."""
-        hits = self._matcher.match(texts)
+        hits = self._match(texts)
         y = np.zeros((n, len(self.y_names)), np.uint8)
         concept = self._concept_of[hits.value]
         said = concept >= 0
