@@ -1,18 +1,23 @@
 """Train only a part of a model: frozen towers and blocks, or low-rank adapters beside frozen weights (LoRA)."""
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from balance.common.allowed import check_values, number
 from balance.errors import UserError
 from models.layers import TOWERS, block_of, depths, tower_of
 
-_NO_ATTENTION = " (the attention of open_clip's own towers holds its weights itself and takes no adapter)"
+_PROJECTIONS = ("in_proj", "out_proj")
+_WEIGHT = {"default": "weight", "in_proj": "in_proj_weight", "out_proj": "out_proj.weight"}
+"""The weight that an adapter of this name belongs to; `default` is peft's."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,8 @@ class Lora:
         rank: inner size of an adapter's two matrices.
         alpha: adapters count alpha / rank times.
         dropout: on an adapter's input.
-        targets: names of linear layers, or the ends of names, such as `c_fc`; None: all linear layers of blocks.
+        targets: names of linear layers, or the ends of names, such as `c_fc` or, of attention, `attn`, `in_proj` and
+            `out_proj`; None: all linear layers of blocks.
     """
 
     rank: int = number(8, 1, 10_000)
@@ -131,14 +137,75 @@ def _own_text(model: nn.Module, tower: str) -> bool:
     return tower == "text" and hasattr(getattr(model, "text", None), "token_embedding")
 
 
+class LoraAttention(nn.Module):
+    """open_clip's self-attention with adapters beside its two projections: W + scale B A each.
+
+    `nn.MultiheadAttention` holds its weights itself, and peft's wrapper around it adds the output's adapter twice (its
+    pull request 3774), and adds and subtracts the product in every step, so that frozen weights drift by rounding. Here
+    products are computed beside the frozen weights, as in a linear layer with an adapter.
+
+    Attributes:
+        base_layer: the attention, whose weights stay.
+        lora_A: projection (`in_proj`: queries, keys and values in one; `out_proj`) -> (rank, width).
+        lora_B: projection -> (3 width or width, rank), zero at first.
+    """
+
+    def __init__(self, base: nn.MultiheadAttention, lora: Lora, projections: Sequence[str]) -> None:
+        super().__init__()
+        self.base_layer, self.scale, width = base, lora.scale, base.embed_dim
+        self.dropout = nn.Dropout(lora.dropout)
+        outer = {"in_proj": 3 * width, "out_proj": width}
+        self.lora_A = nn.ModuleDict({name: nn.Linear(width, lora.rank, bias=False) for name in projections})
+        self.lora_B = nn.ModuleDict({name: nn.Linear(lora.rank, outer[name], bias=False) for name in projections})
+        for name in projections:
+            nn.init.kaiming_uniform_(self.lora_A.get_parameter(f"{name}.weight"), a=math.sqrt(5))  # as peft's
+            nn.init.zeros_(self.lora_B.get_parameter(f"{name}.weight"))
+        self.to(base.out_proj.weight.device, base.out_proj.weight.dtype)
+
+    def forward(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        need_weights: bool = False,
+        attn_mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, None]:
+        """Attention of a sequence to itself: (b, n, d), or (n, b, d) where the base has its batch second."""
+        assert query is key is value, "cross-attention has no adapters"
+        base: Any = self.base_layer
+        x = query if base.batch_first else query.transpose(0, 1)
+        together = self._project("in_proj", x, base.in_proj_weight, base.in_proj_bias)
+        q, k, v = (part.unflatten(-1, (base.num_heads, -1)).transpose(1, 2) for part in together.chunk(3, dim=-1))
+        mask = None if attn_mask is None else attn_mask.to(q.dtype)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+        x = self._project("out_proj", x, base.out_proj.weight, base.out_proj.bias)
+        return (x if base.batch_first else x.transpose(0, 1)), None
+
+    def _project(self, name: str, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        found = F.linear(x, weight, bias)
+        if name in self.lora_A:
+            found = found + self.scale * self.lora_B[name](self.lora_A[name](self.dropout(x)))
+        return found
+
+
 def _add_adapters(model: nn.Module, lora: Lora) -> None:
+    layers, attention = _targets(model, lora)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if layers:
+        _add_to_layers(model, lora, layers)
+    for name, projections in attention.items():
+        owner, _, last = name.rpartition(".")
+        base: Any = model.get_submodule(name)
+        setattr(model.get_submodule(owner), last, LoraAttention(base, lora, projections))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(".lora_" in name or (name.startswith("logit_") and name in trained))
+
+
+def _add_to_layers(model: nn.Module, lora: Lora, targets: list[str]) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise UserError("model.lora needs peft; install it with: pip install -e '.[lora]'") from error
-    targets = _targets(model, lora)
-    kept = [parameter for name, parameter in model.named_parameters() if name.startswith("logit_")]
-    trained = [parameter.requires_grad for parameter in kept]
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.scale * lora.rank,  # type: ignore[arg-type]  # any number will do
@@ -146,35 +213,40 @@ def _add_adapters(model: nn.Module, lora: Lora) -> None:
         target_modules="|".join(re.escape(name) for name in targets),  # matched as a whole
     )
     inject_adapter_in_model(config, model)
-    for parameter, was in zip(kept, trained, strict=True):
-        parameter.requires_grad_(was)
 
 
-def _targets(model: nn.Module, lora: Lora) -> list[str]:
-    """Full names of the modules that get an adapter."""
+def _targets(model: nn.Module, lora: Lora) -> tuple[list[str], dict[str, list[str]]]:
+    """Full names of the linear layers that get an adapter, and attention -> its projections that do."""
     free = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     found: list[str] = []
-    attention: list[str] = []
-    for name, module in model.named_modules():
-        if isinstance(module, nn.MultiheadAttention):
-            # It holds its weights itself; peft's wrapper around it adds the output's adapter twice (its pull request
-            # 3774), and adds and subtracts the product in every step, so that frozen weights drift by rounding.
-            attention.append(name)
-        if not isinstance(module, nn.Linear) or tower_of(name) is None:
-            continue
+    attention: dict[str, list[str]] = {}
+
+    def wanted(name: str) -> bool:
         if lora.targets is None:
-            wanted = block_of(f"{name}.") is not None
-        else:
-            wanted = any(name == target or name.endswith(f".{target}") for target in lora.targets)
-        inside = any(name.startswith(f"{other}.") for other in attention)  # used by attention as a mere tensor
-        if wanted and not inside and any(one.startswith(f"{name}.") for one in free):
-            found.append(name)
-    if not found:
+            return block_of(f"{name}.") is not None
+        return any(name == target or name.endswith(f".{target}") for target in lora.targets)
+
+    for name, module in model.named_modules():
+        if tower_of(name) is None or not any(one.startswith(f"{name}.") for one in free):
+            continue
+        if isinstance(module, nn.MultiheadAttention) and _takes_adapters(name, module):
+            chosen = [part for part in _PROJECTIONS if wanted(name) or wanted(f"{name}.{part}")]
+            if chosen:
+                attention[name] = chosen
+        elif isinstance(module, nn.Linear) and not isinstance(module, NonDynamicallyQuantizableLinear) and wanted(name):
+            found.append(name)  # the other kind is an attention's output, which it uses as a mere tensor
+    if not found and not attention:
         raise UserError(
             f"model.lora.targets={list(lora.targets) if lora.targets else None}: no linear layer that model.freeze "
-            f"leaves to train has such a name{_NO_ATTENTION if attention else ''}."
+            "leaves to train has such a name."
         )
-    return found
+    return found, attention
+
+
+def _takes_adapters(name: str, attention: nn.MultiheadAttention) -> bool:
+    """Whether an attention is that of a block of open_clip's own towers: of a sequence to itself, and nothing more."""
+    plain = attention.in_proj_weight is not None and attention.bias_k is None and not attention.add_zero_attn
+    return plain and not attention.dropout and block_of(f"{name}.") is not None and "cross_attn" not in name
 
 
 def _still_what_is_frozen(model: nn.Module) -> None:
@@ -196,15 +268,15 @@ def merge_adapters(weights: Mapping[str, torch.Tensor], scale: float) -> dict[st
     """A model's plain weights from those with adapters: W + scale B A, under the names that the model has without.
 
     Args:
-        weights: a state dict with peft's `base_layer`, `lora_A` and `lora_B`.
+        weights: a state dict with `base_layer`, `lora_A` and `lora_B`, of peft or of `LoraAttention`.
         scale: alpha / rank.
     """
     merged = {name: tensor for name, tensor in weights.items() if ".lora_" not in name}
     for name, a in weights.items():
-        if name.endswith(".lora_A.default.weight"):
-            owner = name.removesuffix(".lora_A.default.weight")
-            base = f"{owner}.base_layer.weight"
-            b = weights[f"{owner}.lora_B.default.weight"]
+        owner, _, which = name.removesuffix(".weight").partition(".lora_A.")
+        if which:
+            base = f"{owner}.base_layer.{_WEIGHT[which]}"
+            b = weights[f"{owner}.lora_B.{which}.weight"]
             # In float64, so that a merge rounds once.
             merged[base] = (merged[base].double() + scale * (b.double() @ a.double())).to(merged[base].dtype)
     return {name.replace(".base_layer.", "."): tensor for name, tensor in merged.items()}

@@ -97,7 +97,7 @@ def test_what_is_frozen_has_no_dropout() -> None:
     assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize("targets", [None, ["c_fc"], ["visual.transformer.resblocks.1.mlp.c_proj", "qkv"]])
+@pytest.mark.parametrize("targets", [None, ["c_fc"], ["visual.transformer.resblocks.1.mlp.c_proj", "qkv"], ["attn"]])
 @pytest.mark.parametrize("kind", ["clip", "siglip", "timm"])
 def test_adapters_train_alone_and_merge_into_the_same_features(kind: str, targets: list[str] | None) -> None:
     config: dict[str, Any] = dict(DEEP)
@@ -135,6 +135,62 @@ def test_adapters_train_alone_and_merge_into_the_same_features(kind: str, target
         torch.testing.assert_close(value, adapted[name], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("targets", [["attn"], ["in_proj"], ["out_proj"]])
+def test_adapters_of_attention_are_w_plus_b_a(batch_first: bool, targets: list[str]) -> None:
+    torch.manual_seed(0)
+    bare = torch.nn.MultiheadAttention(12, 3, batch_first=batch_first, dtype=torch.float64)
+    torch.nn.init.normal_(bare.in_proj_bias)
+    torch.nn.init.normal_(bare.out_proj.bias)
+    holder = torch.nn.ModuleDict({"resblocks": torch.nn.ModuleList([torch.nn.ModuleDict({"attn": bare})])})
+    wanted = copy.deepcopy(bare)
+    adapt(holder, None, {"rank": 2, "alpha": 6, "targets": targets})
+    adapted: Any = holder.get_submodule("resblocks.0.attn")
+    for name, parameter in adapted.named_parameters():
+        assert parameter.requires_grad == ("lora_" in name)
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter)
+    with torch.no_grad():
+        for part, weight in (("in_proj", wanted.in_proj_weight), ("out_proj", wanted.out_proj.weight)):
+            if part in adapted.lora_A:
+                weight += 3 * adapted.lora_B[part].weight @ adapted.lora_A[part].weight
+    x = torch.randn(5, 5, 12, dtype=torch.float64)
+    mask = torch.full((5, 5), -torch.inf, dtype=torch.float64).triu(1)
+    for given in (None, mask):
+        found = adapted(x, x, x, need_weights=False, attn_mask=given)[0]
+        other = wanted(x, x, x, need_weights=False, attn_mask=given)[0]
+        torch.testing.assert_close(found, other, rtol=0, atol=1e-12)
+    merged = merge_adapters(holder.state_dict(), 3)
+    assert set(merged) == {f"resblocks.0.attn.{name}" for name in wanted.state_dict()}
+    for name, tensor in wanted.state_dict().items():
+        torch.testing.assert_close(merged[f"resblocks.0.attn.{name}"], tensor, rtol=0, atol=1e-12)
+    # Gradients are those of B and A in W + scale B A.
+    adapted(x, x, x)[0].square().sum().backward()
+    a, b = (getattr(adapted, f"lora_{one}") for one in "AB")
+    for part in a:
+        weight = wanted.in_proj_weight if part == "in_proj" else wanted.out_proj.weight
+        wanted.zero_grad()
+        wanted(x, x, x)[0].square().sum().backward()
+        torch.testing.assert_close(a[part].weight.grad, 3 * b[part].weight.T @ weight.grad, rtol=1e-9, atol=1e-6)
+        torch.testing.assert_close(b[part].weight.grad, 3 * weight.grad @ a[part].weight.T, rtol=1e-9, atol=1e-6)
+
+
+def test_all_four_projections_of_a_block_get_adapters_by_default() -> None:
+    bundle = build()
+    adapt(bundle.model, None, {"rank": 2, "dropout": 0.5})
+    block = {name.partition("resblocks.0.")[2] for name, _ in bundle.model.named_parameters() if "lora_A" in name}
+    assert {name.split(".lora_A")[0] for name in block if name} == {"attn", "mlp.c_fc", "mlp.c_proj"}
+    bundle.model.train()
+    for name, parameter in bundle.model.named_parameters():
+        if ".lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    pixels, _ = batch(bundle)
+    encode: Any = bundle.model.encode_image
+    assert not torch.equal(encode(pixels), encode(pixels))  # its dropout draws
+    bundle.model.eval()
+    assert torch.equal(encode(pixels), encode(pixels))
+
+
 def test_adapters_go_where_freezing_leaves_something_to_train() -> None:
     bundle = build()
     adapt(bundle.model, {"image": "all", "text": 1}, {"rank": 2})
@@ -153,7 +209,6 @@ def test_adapters_go_where_freezing_leaves_something_to_train() -> None:
         (None, {"rnak": 4}, "of which rank must be given"),
         (None, {"rank": 0}, "model.lora.rank=0 must be at least 1"),
         (None, {"rank": 4, "targets": ["nothing"]}, "no linear layer that"),
-        (None, {"rank": 4, "targets": ["attn", "out_proj"]}, "takes no adapter"),
         ({"image": "all", "text": "all"}, {"rank": 4}, "no linear layer that"),
     ],
 )
