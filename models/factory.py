@@ -34,7 +34,7 @@ from models.start import (
 )
 from models.texts import take_any_length, trim
 from models.transforms import cut_as_transformers
-from models.weights import fit_weights, one_line, read_weights
+from models.weights import fit, one_line, read_weights
 
 Tokenizer = Callable[[list[str]], torch.Tensor]
 
@@ -228,10 +228,9 @@ def create(
     if load and pretrained:
         said = f"model.pretrained={pretrained}"
         file = Path(pretrained) if Path(pretrained).is_file() else _fetch(name, pretrained)
-        notes += fit_weights(model, read_weights(file, said).tensors, said, name)
+        notes += fit(model, read_weights(file, said), said, name)
     if load and start is not None:
-        found = start.weights()
-        notes += fit_weights(model, found.tensors, start.said, name, found.transformers)
+        notes += fit(model, start.weights(), start.said, name)
     *resize, _, normalize = transform.transforms
     assert isinstance(normalize, Normalize)
     kind = loss or ("siglip" if getattr(model, "logit_bias", None) is not None else "clip")

@@ -9,6 +9,7 @@
 | `hf:organisation/model` | the same on the Hugging Face hub |
 | `runs/mine`, `runs/mine@best`, `runs/mine@500` | a run: its newest, its best, or that step's checkpoint |
 | `weights.safetensors`, `weights.pt` | a file: a state dict, or a checkpoint of a run |
+| `weights.npz` | big_vision's SigLIP |
 
 This gives weights to a new run. To go on with a run is something else: `resume=true`.
 """

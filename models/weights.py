@@ -7,8 +7,9 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 import torch
-from open_clip.convert import convert_state_dict
+from open_clip.convert import convert_state_dict, load_big_vision_weights
 from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed, resize_text_pos_embed
 from torch import nn
 
@@ -36,6 +37,7 @@ class Weights:
         step: of the checkpoint; None for other files.
         averaged: whether `tensors` are an EMA.
         transformers: whether they are from transformers, which adapts positions in another way than open_clip.
+        npz: big_vision's file, whose `tensors` have its own names and shapes.
     """
 
     tensors: Tensors
@@ -43,10 +45,11 @@ class Weights:
     step: int | None = None
     averaged: bool = False
     transformers: bool = False
+    npz: Path | None = None
 
 
 def read_weights(path: Path, said: str, ema: bool = True) -> Weights:
-    """Read a `.safetensors` file or torch's own format; code in it is never run.
+    """Read a `.safetensors` file, torch's own format, or big_vision's `.npz`; code in it is never run.
 
     Args:
         path: the file: tensors by name, the same under `state_dict`, or a checkpoint of a run.
@@ -56,6 +59,10 @@ def read_weights(path: Path, said: str, ema: bool = True) -> Weights:
     Raises:
         UserError: the file is damaged, holds no weights, or would run code.
     """
+    if path.suffix == ".npz":
+        arrays = _read_arrays(path, said)
+        check_tensors(arrays, said)
+        return Weights(arrays, npz=path)
     content = _read_parts(path, said) if path.name.endswith(INDEX) else _read(path, said)
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
         return _of_run(content, ema, said)
@@ -67,6 +74,41 @@ def read_weights(path: Path, said: str, ema: bool = True) -> Weights:
     tensors = _unwrapped({_without_wrappers(str(name)): tensor for name, tensor in tensors.items()})
     check_tensors(tensors, said)
     return Weights(tensors)
+
+
+def _read_arrays(path: Path, said: str) -> Tensors:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = {name: torch.from_numpy(np.atleast_1d(file[name])) for name in file.files}
+    except Exception as error:  # numpy and zipfile raise many kinds
+        raise UserError(
+            f"{said} is no file of weights: {one_line(error)}; of .npz files those of big_vision's SigLIP are read, "
+            "which hold arrays of numbers alone."
+        ) from error
+    if not found:
+        raise UserError(f"{said} is no file of weights: it holds no arrays.")
+    return found
+
+
+def fit(model: nn.Module, weights: Weights, said: str, name: str) -> list[str]:
+    """Load weights of whichever form into a model; what was adjusted, a sentence each.
+
+    Raises:
+        UserError: they do not fit.
+    """
+    if weights.npz is None:
+        return fit_weights(model, weights.tensors, said, name, weights.transformers)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    try:
+        load_big_vision_weights(model, str(weights.npz))  # refused below if it is of another kind
+    except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError) as error:
+        model.load_state_dict(before)
+        raise UserError(
+            f"{said} does not fit the model {name}: open_clip reads big_vision's SigLIP weights into its own SigLIP "
+            f"models, such as model.name=ViT-B-16-SigLIP, of the same sizes ({type(error).__name__}: "
+            f"{one_line(error, 160)})."
+        ) from error
+    return []
 
 
 def _unwrapped(tensors: Tensors) -> Tensors:

@@ -38,7 +38,7 @@ from eval.sets import HeldOut
 from models.factory import ModelBundle, create
 from models.start import find_start
 from models.training.precision import resolve_device
-from models.weights import fit_weights
+from models.weights import fit
 from scripts.suite_tools import write_json_lines
 
 matplotlib.use("Agg")
@@ -100,7 +100,7 @@ def load_ends(options: dict[str, Any], config: dict[str, Any]) -> tuple[ModelBun
     start = find_start(str(asked), "start" if options["start"] else "model.init_from")
     bundle = create("from", init_from=f"{options['run']}@{options['checkpoint']}", loss=model.get("loss"))
     end = {name: tensor.clone() for name, tensor in bundle.model.state_dict().items()}
-    fit_weights(bundle.model, start.weights().tensors, start.said, str(config["name"]))
+    fit(bundle.model, start.weights(), start.said, str(config["name"]))
     begin = {name: tensor.clone() for name, tensor in bundle.model.state_dict().items()}
     return bundle, begin, end
 
