@@ -223,7 +223,7 @@ def prepare_balance(
     known = _known(plan.moments_before, len(plan.targets), cells)
     names = cells.s_names, cells.y_names
     if mode == "weight":
-        weigh = Weights(plan.rates, plan.kept.all)
+        weigh = ImportanceWeights(plan.rates, plan.kept.all)
         everything = uniform_rates, int(cells.total)
         return Balance(
             files, *everything, *names, digest, plan.before, plan.after, plan, known, notes, weigh, losses, held
@@ -233,14 +233,14 @@ def prepare_balance(
 
 
 @dataclass(frozen=True)
-class Weights:
+class ImportanceWeights:
     """Importance weights that do in a loss what sampling at these rates does in a stream: q / E[q]."""
 
     rates: Rates
     mean: float
 
     def __call__(self, s: NDArray[np.float32], y: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Weights (n,) for attributes s (n, m) and concepts y (n, c)."""
+        """ImportanceWeights (n,) for attributes s (n, m) and concepts y (n, c)."""
         return self.rates(s, y) / self.mean
 
 

@@ -12,16 +12,16 @@ from typing import Any
 
 from balance.common.images import decode_rgb, opened, upright_size
 from balance.errors import UserError
-from scripts.stimuli_plan import Item, Plan, first_of, need, on_white, pictures_in
+from scripts.stimuli_plan import Item, StimuliPlan, first_of, need, on_white, pictures_in
 
 UTK_GENDERS = ("male", "female")
 UTK_RACES = ("White", "Black", "Asian", "Indian", "Other")
 MIAP_SMALLEST = 64  # pixels of a crop's shorter side: below it there is little to see
 
 
-def utkface(source: Path, options: dict[str, Any]) -> Plan:
+def utkface(source: Path, options: dict[str, Any]) -> StimuliPlan:
     """UTKFace: labels stand in the files' names, `age_gender_race_date.jpg`. Zhang, Song and Qi (CVPR 2017)."""
-    plan = Plan("utkface", [])
+    plan = StimuliPlan("utkface", [])
     for path in pictures_in(source):
         parts = path.name.split("_")
         try:
@@ -35,11 +35,11 @@ def utkface(source: Path, options: dict[str, Any]) -> Plan:
     return plan
 
 
-def fairface(source: Path, options: dict[str, Any]) -> Plan:
+def fairface(source: Path, options: dict[str, Any]) -> StimuliPlan:
     """FairFace: `fairface_label_val.csv` beside `val/`. Karkkainen and Joo (WACV 2021)."""
     split = str(options.get("split") or "val")
     table = first_of(source, [f"fairface_label_{split}.csv"], "the table of FairFace's labels")
-    plan = Plan("fairface", [])
+    plan = StimuliPlan("fairface", [])
     for row in read_table(table, ("file", "age", "gender", "race")):
         path = need(source / row["file"], f"a picture of {table.name}; unpack the pictures beside the table")
         labels = {"age": row["age"], "gender": row["gender"], "race": row["race"]}
@@ -48,7 +48,7 @@ def fairface(source: Path, options: dict[str, Any]) -> Plan:
     return plan
 
 
-def miap(source: Path, options: dict[str, Any]) -> Plan:
+def miap(source: Path, options: dict[str, Any]) -> StimuliPlan:
     """MIAP: boxes of people in Open Images, cut out. Schumann et al. (AIES 2021).
 
     Left out: groups, depictions, truncated views from inside, boxes of less than 64 px, pictures not downloaded.
@@ -58,7 +58,7 @@ def miap(source: Path, options: dict[str, Any]) -> Plan:
         source, [f"open_images_extended_miap_boxes_{split}.csv"], "the boxes of MIAP, beside the folder of pictures"
     )
     pictures = {path.stem: path for path in pictures_in(source)}
-    plan = Plan("miap", [])
+    plan = StimuliPlan("miap", [])
     wanted = ("ImageID", "XMin", "XMax", "YMin", "YMax", "GenderPresentation", "AgePresentation")
     boxes: Counter[str] = Counter()
     for row in read_table(table, wanted):
@@ -92,14 +92,14 @@ def _crop(content: bytes, box: tuple[float, ...]) -> bytes:
     return buffer.getvalue()
 
 
-def omi(source: Path, options: dict[str, Any]) -> Plan:
+def omi(source: Path, options: dict[str, Any]) -> StimuliPlan:
     """One Million Impressions: `images/1.jpg ... 1004.jpg`, `attribute_means.csv`. Peterson et al. (PNAS 2022).
 
     The raw ratings (`attribute_ratings.zip` or `.csv`) are taken along where they are, for the reliability of ratings.
     """
     table = need(source / "attribute_means.csv", "the mean ratings of One Million Impressions")
     images = {path.stem: path for path in pictures_in(need(source / "images", "the rated faces"))}
-    plan = Plan("omi", [], table="", pictures="images")
+    plan = StimuliPlan("omi", [], table="", pictures="images")
     rows = read_table(table, ("stimulus",))
     for row in rows:
         path = images.pop(row["stimulus"], None)
@@ -136,7 +136,7 @@ def _raw_ratings(source: Path) -> str | None:
         raise UserError(f"{archive} holds no attribute_ratings.csv; download it again.") from error
 
 
-def morphs(source: Path, options: dict[str, Any]) -> Plan:
+def morphs(source: Path, options: dict[str, Any]) -> StimuliPlan:
     """Morph series, in folders whose names tell the groups; each series has as many steps.
 
     Options: `pattern`, by default `{source_ethnicity}/{gender}/{series}/{step}`, from which names take the labels;
@@ -146,7 +146,7 @@ def morphs(source: Path, options: dict[str, Any]) -> Plan:
     """
     pattern = str(options.get("pattern") or "{source_ethnicity}/{gender}/{series}/{step}")
     expression = _expression(pattern)
-    plan = Plan("morphs", [], table="morphs.csv", pictures="morphs")
+    plan = StimuliPlan("morphs", [], table="morphs.csv", pictures="morphs")
     series: dict[str, list[tuple[float, Path, dict[str, str]]]] = {}
     for path in pictures_in(source):
         name = path.relative_to(source).with_suffix("").as_posix()
@@ -202,11 +202,11 @@ def read_table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
     return rows
 
 
-def _count_note(plan: Plan, known: dict[int, str], sentence: str) -> list[str]:
+def _count_note(plan: StimuliPlan, known: dict[int, str], sentence: str) -> list[str]:
     return [] if len(plan.items) in known else [f"{len(plan.items):,} pictures are here; {sentence}."]
 
 
-SOURCES: dict[str, Callable[[Path, dict[str, Any]], Plan]] = {
+SOURCES: dict[str, Callable[[Path, dict[str, Any]], StimuliPlan]] = {
     "utkface": utkface,
     "fairface": fairface,
     "miap": miap,

@@ -10,16 +10,16 @@ from typing import Any
 from balance.errors import UserError
 from eval.options import stimuli
 from scripts.stimuli_faces import read_table
-from scripts.stimuli_plan import Item, Plan, first_of, need, on_white, pictures_in
+from scripts.stimuli_plan import Item, StimuliPlan, first_of, need, on_white, pictures_in
 
 
-def ieat(source: Path, options: dict[str, Any]) -> Plan:
+def ieat(source: Path, options: dict[str, Any]) -> StimuliPlan:
     """The picture stimuli of iEAT, `data/experiments/<test>/<category>/`. Steed and Caliskan (FAccT 2021).
 
     Numbers of pictures are compared with those of the published tests; a difference is noted, an absent category too.
     """
     folder = first_of(source, ["data/experiments", "experiments", "images"], "the folder of iEAT's experiments")
-    plan = Plan("ieat", [], table="", pictures="images")
+    plan = StimuliPlan("ieat", [], table="", pictures="images")
     found: Counter[str] = Counter()
     for path in pictures_in(folder):
         name = path.relative_to(folder).as_posix()
@@ -32,11 +32,11 @@ def ieat(source: Path, options: dict[str, Any]) -> Plan:
     return plan
 
 
-def oasis(source: Path, options: dict[str, Any]) -> Plan:
+def oasis(source: Path, options: dict[str, Any]) -> StimuliPlan:
     """OASIS: `OASIS.csv` beside `images/`, a picture by its theme. Kurdi, Lozano and Banaji (2017)."""
     table = first_of(source, ["OASIS.csv", "ratings.csv"], "the ratings of OASIS")
     images = {_theme(path.stem): path for path in pictures_in(need(source / "images", "the pictures of OASIS"))}
-    plan = Plan("oasis", [], table="ratings.csv", pictures="images")
+    plan = StimuliPlan("oasis", [], table="ratings.csv", pictures="images")
     for row in read_table(table, ("Theme", "Valence_mean")):
         path = images.pop(_theme(row["Theme"]), None)
         if path is None:
@@ -55,7 +55,7 @@ def _theme(text: str) -> str:
     return re.sub(r"\s+", "_", text.strip())
 
 
-def imagenet(source: Path, options: dict[str, Any]) -> Plan:
+def imagenet(source: Path, options: dict[str, Any]) -> StimuliPlan:
     """ImageNet's validation pictures, in a folder a class, or flat with `LOC_val_solution.csv`.
 
     Source: Russakovsky et al. (2015). Classes are numbered in the order of their WordNet ids; names and prompts are
@@ -70,7 +70,7 @@ def imagenet(source: Path, options: dict[str, Any]) -> Plan:
         found = [(answers.get(path.stem), path) for path in pictures_in(source)]
     else:
         found = [(path.parent.name, path) for path in pictures_in(source)]
-    plan = Plan("imagenet", [], pictures="test")
+    plan = StimuliPlan("imagenet", [], pictures="test")
     known = [(wnid, path) for wnid, path in found if wnid and re.fullmatch(r"n\d{8}", wnid)]
     plan.left_out["no WordNet id"] = len(found) - len(known)
     plan.left_out = +plan.left_out
@@ -91,7 +91,7 @@ def imagenet(source: Path, options: dict[str, Any]) -> Plan:
     return plan
 
 
-def captions(source: Path, options: dict[str, Any]) -> Plan:
+def captions(source: Path, options: dict[str, Any]) -> StimuliPlan:
     """Pictures with captions: COCO's `captions_val2017.json`, Karpathy's `dataset_*.json`, or Flickr8k's token file."""
     split = str(options.get("split") or "")
     file = _caption_file(source, options.get("captions"))
@@ -101,7 +101,7 @@ def captions(source: Path, options: dict[str, Any]) -> Plan:
         content = json.loads(file.read_text(encoding="utf-8"))
         found = _karpathy(content, split or "test") if "sentences" in content["images"][0] else _coco(content)
     pictures = {path.name: path for path in pictures_in(source)}
-    plan = Plan("captions", [], split=split or "test")
+    plan = StimuliPlan("captions", [], split=split or "test")
     for name, texts in found.items():
         path = pictures.get(name)
         texts = [text.strip() for text in texts if text.strip()]
@@ -156,7 +156,7 @@ def _flickr8k(source: Path, file: Path, split: str) -> dict[str, list[str]]:
     return found
 
 
-SOURCES: dict[str, Callable[[Path, dict[str, Any]], Plan]] = {
+SOURCES: dict[str, Callable[[Path, dict[str, Any]], StimuliPlan]] = {
     "ieat": ieat,
     "oasis": oasis,
     "imagenet": imagenet,

@@ -63,7 +63,7 @@ class Item:
 
 
 @dataclass
-class Plan:
+class StimuliPlan:
     """What is to be written.
 
     Attributes:
@@ -95,7 +95,7 @@ class Plan:
         return digest.hexdigest()[:16]
 
 
-def check_inside(plan: Plan, source: Path) -> None:
+def check_inside(plan: StimuliPlan, source: Path) -> None:
     """Check that a plan reads from the folder of the download alone, and writes into its own.
 
     Names stand in tables that were downloaded: `../secret.jpg`, an absolute path or a link would copy what is elsewhere
@@ -121,7 +121,7 @@ def check_inside(plan: Plan, source: Path) -> None:
             raise UserError(f"{plan.source}: {name!r} can't be the name of a file; it holds a folder.")
 
 
-def write(plan: Plan, out: Path, shown: bool = True) -> bool:
+def write(plan: StimuliPlan, out: Path, shown: bool = True) -> bool:
     """Write a plan, which `check_inside` has passed.
 
     Args:
@@ -172,12 +172,12 @@ def write(plan: Plan, out: Path, shown: bool = True) -> bool:
 Unit = tuple[Path, list[Item], Callable[[], bytes]]
 
 
-def _folder(plan: Plan, part: Path) -> Iterator[Unit]:
+def _folder(plan: StimuliPlan, part: Path) -> Iterator[Unit]:
     for item in plan.items:
         yield part / plan.pictures / item.key, [item], item.image
 
 
-def _shards(plan: Plan, part: Path) -> Iterator[Unit]:
+def _shards(plan: StimuliPlan, part: Path) -> Iterator[Unit]:
     for start in range(0, len(plan.items), SHARD_ITEMS):
         items = plan.items[start : start + SHARD_ITEMS]
         name = f"{start // SHARD_ITEMS}.tar" if plan.pictures else f"{plan.split}-{start // SHARD_ITEMS:05d}.tar"

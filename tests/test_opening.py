@@ -14,7 +14,7 @@ import yaml
 
 import train
 from balance.errors import UserError
-from balance.stream.opening import Command, RefusedAddress, is_local, scheme_of
+from balance.stream.opening import RefusedAddress, ShellCommand, is_local, scheme_of
 from balance.stream.samples import read_shard
 from balance.stream.shards import MOST_ADDRESSES, expand_braces, expand_shards
 from conf.app.cli import compose
@@ -133,7 +133,7 @@ def test_an_allowed_command_runs_in_training_data_and_in_sets(shard: str) -> Non
         addresses = expand_shards(spec, allow_pipe=True)
         assert opened(addresses) == ["000000", "000001", "000002"] * len(addresses)
         assert expand_shards(addresses) == addresses  # what was allowed stays so
-        assert isinstance(pickle.loads(pickle.dumps(addresses[0])), Command)  # in a worker, too
+        assert isinstance(pickle.loads(pickle.dumps(addresses[0])), ShellCommand)  # in a worker, too
     with pytest.raises(RefusedAddress, match=r"eval\.sets\.s.*set data\.allow_pipe=true"):
         load_set("s", {"path": named[0]})
     suite = build_suite({"s": {"path": named[0]}}, {"r": {"kind": "retrieval", "set": "s"}}, allow_pipe=True)
@@ -147,7 +147,7 @@ def test_a_command_that_fails_is_told(shard: str) -> None:
 
 
 def test_a_command_whose_reader_stops_early_ends(shard: str) -> None:
-    samples = read_shard(Command(f"pipe:cat {shard}; sleep 600"))
+    samples = read_shard(ShellCommand(f"pipe:cat {shard}; sleep 600"))
     next(samples)
     samples.close()  # type: ignore[attr-defined]
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from balance.m4.dual import Certificate, Dual, certify, converged
+from balance.m4.dual import Bounds, Dual, certify, converged
 from balance.m4.newton import newton_direction
 
 Floats = NDArray[np.float64]
@@ -131,7 +131,7 @@ def _newton(dual: Dual, x: Floats, gap: float, steps: int, bold: bool, trace: Tr
     return best, False
 
 
-def distance_left(dual: Dual, certificate: Certificate, v: Floats) -> float:
+def distance_left(dual: Dual, certificate: Bounds, v: Floats) -> float:
     """How far from the maximum, at most 1: the relative gap, or the largest slope left where prices have no top."""
     if np.isfinite(dual.upper).all():
         return min(abs(certificate.gap), 1.0)

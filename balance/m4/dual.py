@@ -109,7 +109,7 @@ def settle_mean(raw: Vector, p: Vector, cap: float, guess: float = 0.0) -> tuple
 
 
 @dataclass(frozen=True, eq=False)
-class Certificate:
+class Bounds:
     """Primal and dual values at one x, from scratch in float64, in units of the keep rate."""
 
     primal: float
@@ -124,8 +124,8 @@ class Certificate:
         return (self.primal - self.dual) / max(abs(self.primal), 1e-4)
 
 
-def certify(dual: Dual, v: Floats, guess: float = 0.0) -> Certificate:
-    """Certificate at prices `v`: q' meets box and keep rate exactly, so its cost bounds the optimum from above."""
+def certify(dual: Dual, v: Floats, guess: float = 0.0) -> Bounds:
+    """Both values at prices `v`: q' meets box and keep rate exactly, so its cost bounds the optimum from above."""
     mu, q = dual.settle(v, guess)
     system = dual.system
     pq = system.p * q
@@ -137,10 +137,10 @@ def certify(dual: Dual, v: Floats, guess: float = 0.0) -> Certificate:
     lagrangian = 0.5 * float(system.p @ (q - dual.centre) ** 2) + float(v @ moments)
     if dual.fixed_mean:
         lagrangian += mu * (float(pq.sum()) - 1.0)
-    return Certificate(primal, lagrangian, mu, q, moments)
+    return Bounds(primal, lagrangian, mu, q, moments)
 
 
-def converged(dual: Dual, certificate: Certificate, v: Floats, gap: float) -> bool:
+def converged(dual: Dual, certificate: Bounds, v: Floats, gap: float) -> bool:
     """Gap closed, and every constraint that is not at its top price holds in its natural unit."""
     violation = certificate.moments / np.maximum(dual.system.mass, 1e-300)
     slack_price = v < dual.upper * (1 - 1e-9)

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from balance.m4.cells import Cells
 from balance.m4.plan import Plan, make_plan
 from balance.m4.problem import Problem
-from balance.m4.rates import Rates
+from balance.m4.solution import Solution
 from balance.m4.solve import solve
 from balance.m4.system import build_system
 
@@ -138,7 +138,7 @@ class OnlineBalancer:
         if state["plan"] is not None:
             cells = self._unpack(state["plan"])
             system = build_system(cells, self.problem)
-            self.plan = make_plan(cells, self.problem, system, Rates(*state["plan"]["rates"]), "dual", GAP)
+            self.plan = make_plan(cells, self.problem, system, Solution(*state["plan"]["rates"]), "dual", GAP)
 
     def _unpack(self, stored: dict[str, Any]) -> Cells:
         indices = stored["indices"]

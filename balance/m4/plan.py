@@ -18,7 +18,7 @@ from balance.m4.cells import Cells, fingerprint_rows, round_s
 from balance.m4.certificate import Certificate, certify_rates
 from balance.m4.moments import Moments, effective_per_epoch, effective_sample_size, moments_of
 from balance.m4.problem import Problem
-from balance.m4.rates import Rates
+from balance.m4.solution import Solution
 from balance.m4.system import System, build_system, utility_of
 from balance.m4.targets import Target, product_columns
 from balance.m4.violations import Violation, find_violations
@@ -112,7 +112,7 @@ class Plan:
 
     @property
     def solution(self) -> tuple[Floats, Floats, float, float, Floats, NDArray[np.bool_]]:
-        """What a method found, in the order of the fields of `balance.m4.rates.Rates`; the rest follows from it."""
+        """What a method found, in the order of the fields of `Solution`; the rest follows from it."""
         return self.q, self.v, self.mu, self.keep, self.prices, self.set_aside
 
     @cached_property
@@ -244,7 +244,7 @@ def _keys(s: Floats, y: sp.csr_array) -> list[tuple[bytes, int, int]]:
     return [(row.tobytes(), int(a), int(b)) for row, a, b in zip(rows, first, second, strict=True)]
 
 
-def make_plan(cells: Cells, problem: Problem, system: System, rates: Rates, method: str, gap: float) -> Plan:
+def make_plan(cells: Cells, problem: Problem, system: System, rates: Solution, method: str, gap: float) -> Plan:
     """Assemble a plan from rates and prices; everything else is computed here, from the data."""
     certificate = certify_rates(system, rates.q, rates.v, rates.mu, rates.keep, problem.max_repeat, rates.prices)
     names = set(problem.proxies) | set(cells.proxies)

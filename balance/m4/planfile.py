@@ -19,7 +19,7 @@ from balance.m4.cells import Cells
 from balance.m4.explain import explain
 from balance.m4.plan import Plan, make_plan
 from balance.m4.problem import Problem
-from balance.m4.rates import Rates
+from balance.m4.solution import Solution
 from balance.m4.system import build_system
 
 Floats = NDArray[np.float64]
@@ -89,7 +89,7 @@ def load_plan(folder: str | Path) -> Plan:
     system = build_system(cells, problem)
     set_aside = np.zeros(system.size, bool)
     set_aside[stored["set_aside"]] = True
-    rates = Rates(
+    rates = Solution(
         columns["q"], np.array(stored["v"]), stored["mu"], stored["keep"], np.array(stored["prices"]), set_aside
     )
     if system.labels(cells.y_names) != stored["labels"]:

@@ -16,7 +16,7 @@ from balance.m4.dual import HOLDS, Dual, Vector, settle_mean
 from balance.m4.operator import PatternOperator
 from balance.m4.plan import Plan, make_plan
 from balance.m4.problem import Problem, suggest
-from balance.m4.rates import Rates
+from balance.m4.solution import Solution
 from balance.m4.system import FLOOR, System, build_system
 
 Floats = NDArray[np.float64]
@@ -67,7 +67,7 @@ def solve(
         rates = replace(rates, q=np.asarray(rates.q if isinstance(rates.q, np.ndarray) else rates.q.cpu()))
     else:
         nothing = np.zeros(system.size)
-        rates = Rates(nothing, nothing, 0.0, float(problem.keep), system.prices(problem.penalty), nothing > 0)
+        rates = Solution(nothing, nothing, 0.0, float(problem.keep), system.prices(problem.penalty), nothing > 0)
     if method == "cvxpy":
         from balance.m4.reference import solve_reference
 
@@ -99,7 +99,7 @@ def _on_device(system: System, device: str | None) -> System:
     return move_system(system, device or "cuda")
 
 
-def solve_dual(system: System, problem: Problem, gap: float, start: Floats | None = None) -> Rates:
+def solve_dual(system: System, problem: Problem, gap: float, start: Floats | None = None) -> Solution:
     """The exact solution at a given keep rate, or at the largest one that holds."""
     prices = system.prices(problem.penalty)
     nothing = np.zeros(system.size, bool)
@@ -116,7 +116,7 @@ def solve_at(
     gap: float,
     start: Floats | None,
     set_aside: NDArray[np.bool_],
-) -> Rates:
+) -> Solution:
     """Solve at one keep rate, in units of it; `start` (J,) are prices in units of theirs."""
     cap = problem.max_repeat / keep
     dual = Dual(system, system.u, cap, prices / keep)
@@ -125,10 +125,10 @@ def solve_at(
     if start is not None and not trace.converged:  # a start from another regime can be worse than none
         x, trace = maximise(dual, np.zeros(system.size + 1), 0.1 * gap)
     mu, q = settle_mean(dual.pull(x[:-1]), system.p, cap, float(x[-1]))
-    return Rates(q * keep, x[:-1] * keep, mu * keep, keep, prices, set_aside, trace.converged)
+    return Solution(q * keep, x[:-1] * keep, mu * keep, keep, prices, set_aside, trace.converged)
 
 
-def _solve_auto(system: System, problem: Problem, gap: float, start: Floats | None) -> Rates:
+def _solve_auto(system: System, problem: Problem, gap: float, start: Floats | None) -> Solution:
     """The largest rate for what can hold; the rest is set aside, and pulls only as far as what can hold lets it."""
     prices = system.prices(problem.penalty)
     set_aside = np.zeros(system.size, bool)

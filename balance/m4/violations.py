@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from balance.m4.dual import HOLDS
 from balance.m4.problem import Problem
-from balance.m4.rates import Rates
+from balance.m4.solution import Solution
 from balance.m4.system import ASSOCIATION, FLOOR, REPRESENTATION, System
 
 Floats = NDArray[np.float64]
@@ -54,7 +54,7 @@ class Violation:
 
 
 def find_violations(
-    system: System, problem: Problem, rates: Rates, concepts: Sequence[str], before: Floats, after: Floats
+    system: System, problem: Problem, rates: Solution, concepts: Sequence[str], before: Floats, after: Floats
 ) -> list[Violation]:
     """The constraints that the rates break beyond rounding, the largest amount first.
 
@@ -78,7 +78,7 @@ def _violation(
     label: str,
     system: System,
     problem: Problem,
-    rates: Rates,
+    rates: Solution,
     concepts: Sequence[str],
     before: Floats,
     after: Floats,

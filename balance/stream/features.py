@@ -29,7 +29,7 @@ from balance.stream.samples import SAMPLES_VERSION, BadSample, Sample, parse_sam
 SAMPLES_AT_ONCE = 64
 
 
-class Encoder(Protocol):
+class Towers(Protocol):
     """The towers of a model as this file sees them."""
 
     fingerprint: str
@@ -48,13 +48,13 @@ def feature_path(folder: Path, url: str) -> Path:
 
 
 def prepare_features(
-    shards: Sequence[str], encoder: Encoder, cache: Path, samples: int, progress: bool = True
+    shards: Sequence[str], towers: Towers, cache: Path, samples: int, progress: bool = True
 ) -> list[Path]:
     """Compute the features of all shards, but for those that are there already; stopped, it goes on shard by shard.
 
     Args:
         shards: addresses of the shards.
-        encoder: the frozen towers.
+        towers: the frozen towers.
         cache: folder under which feature files are kept, by what made them.
         samples: how many samples the shards hold, for the progress line.
         progress: show it.
@@ -62,19 +62,19 @@ def prepare_features(
     Returns:
         One file a shard, in their order.
     """
-    folder = cache / encoder.fingerprint[:12]
+    folder = cache / towers.fingerprint[:12]
     files = [feature_path(folder, url) for url in shards]
-    todo = [(url, path) for url, path in zip(shards, files, strict=True) if not _is_current(path, url, encoder)]
+    todo = [(url, path) for url, path in zip(shards, files, strict=True) if not _is_current(path, url, towers)]
     if todo:
         folder.mkdir(parents=True, exist_ok=True)
         expected = samples * len(todo) // len(shards)
         with ProgressLine("towers", expected, shown=progress) as line:
             for url, path in todo:
-                write_features(url, encoder, path, line)
+                write_features(url, towers, path, line)
     return files
 
 
-def write_features(url: str, encoder: Encoder, path: Path, line: ProgressLine | None = None) -> None:
+def write_features(url: str, towers: Towers, path: Path, line: ProgressLine | None = None) -> None:
     """Compute and write the features of one shard: complete or absent."""
     keys: list[str] = []
     counts: list[int] = []
@@ -83,8 +83,8 @@ def write_features(url: str, encoder: Encoder, path: Path, line: ProgressLine | 
     for block in _blocks(url):
         keys.extend(sample.key for sample in block)
         counts.extend(len(sample.captions) for sample in block)
-        images.append(encoder.encode_images([sample.image for sample in block]))
-        texts.append(encoder.encode_texts([caption for sample in block for caption in sample.captions]))
+        images.append(towers.encode_images([sample.image for sample in block]))
+        texts.append(towers.encode_texts([caption for sample in block for caption in sample.captions]))
         if line is not None:
             line.update(len(block))
     nothing = [np.empty((0, 0), np.float32)]  # a damaged shard may hold no sample, which labelling has told
@@ -95,7 +95,7 @@ def write_features(url: str, encoder: Encoder, path: Path, line: ProgressLine | 
         "keys": torch.from_numpy(np.frombuffer(json.dumps(keys).encode(), np.uint8).copy()),
     }
     with whole_file(path) as part:
-        part.write_bytes(save(tensors, _facts(url, encoder)))  # `save_file` lets the owner alone read
+        part.write_bytes(save(tensors, _facts(url, towers)))  # `save_file` lets the owner alone read
 
 
 def _blocks(url: str) -> Iterator[list[Sample]]:
@@ -118,23 +118,23 @@ def _blocks(url: str) -> Iterator[list[Sample]]:
         yield block
 
 
-def _facts(url: str, encoder: Encoder) -> dict[str, str]:
+def _facts(url: str, towers: Towers) -> dict[str, str]:
     identity = json.dumps(shard_identity(url), sort_keys=True)
     return {
         "shard": canonical_url(url),
         "shard_id": identity,
-        "towers": encoder.fingerprint,
+        "towers": towers.fingerprint,
         "samples": str(SAMPLES_VERSION),
     }
 
 
-def _is_current(path: Path, url: str, encoder: Encoder) -> bool:
+def _is_current(path: Path, url: str, towers: Towers) -> bool:
     """Whether a feature file is there and was made from this shard, unchanged since, by these towers."""
     if not path.is_file():
         return False
     try:
         with safe_open(str(path), framework="pt") as file:
-            return bool(file.metadata() == _facts(url, encoder))
+            return bool(file.metadata() == _facts(url, towers))
     except SafetensorError:
         return False
 

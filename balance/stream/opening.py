@@ -28,7 +28,7 @@ class RefusedAddress(UserError):
     """An address that is not opened, whether or not something is there."""
 
 
-class Command(str):
+class ShellCommand(str):
     """A `pipe:` address that the user has allowed to run. A plain string that looks like one is refused."""
 
 
@@ -51,7 +51,7 @@ def is_local(url: str) -> bool:
 
 
 def check_address(url: str, what: str, allow_pipe: bool) -> str:
-    """The address in the form that `open_shard` takes: `file:` as a path, an allowed command as a `Command`.
+    """The address in the form that `open_shard` takes: `file:` as a path, an allowed command as a `ShellCommand`.
 
     Args:
         url: one address, its braces expanded.
@@ -69,7 +69,7 @@ def check_address(url: str, what: str, allow_pipe: bool) -> str:
             raise RefusedAddress(
                 f"{what}={url!r} would run a shell command for each shard; set {ALLOW_PIPE} if you trust it."
             )
-        return Command(url)
+        return ShellCommand(url)
     if scheme not in ("", "http", "https"):
         raise RefusedAddress(
             f"{what}={url!r}: {scheme}:// is not read; paths, file://, http:// and https:// are. Copy the shards to a "
@@ -93,11 +93,11 @@ def open_shard(url: str) -> Iterator[Readable]:
         url: from `check_address`.
 
     Raises:
-        RefusedAddress: see `check_address`; a command must be a `Command`.
+        RefusedAddress: see `check_address`; a command must be a `ShellCommand`.
         OSError: the shard can't be opened or, raised while it is read, its command or download failed.
     """
-    address = check_address(url, "the shard", isinstance(url, Command))
-    if isinstance(address, Command):
+    address = check_address(url, "the shard", isinstance(url, ShellCommand))
+    if isinstance(address, ShellCommand):
         with _run(address.partition(":")[2]) as output:
             yield output
     elif is_local(address):

@@ -9,7 +9,7 @@ from braceexpand import alphabet, braceexpand
 
 from balance.errors import UserError
 from balance.stream.folders import is_shard, shards_below, shards_matching
-from balance.stream.opening import Command, RefusedAddress, check_address, is_local
+from balance.stream.opening import RefusedAddress, ShellCommand, check_address, is_local
 
 MOST_ADDRESSES = 1_000_000
 """Addresses that one pattern may stand for."""
@@ -111,7 +111,7 @@ def _length(first: str, last: str, step: str | None) -> int:
 
 
 def _expand_one(entry: str, what: str, allow_pipe: bool) -> list[str]:
-    if isinstance(entry, Command):  # expanded and allowed before
+    if isinstance(entry, ShellCommand):  # expanded and allowed before
         return [entry]
     entry = str(entry).strip()
     if not entry:

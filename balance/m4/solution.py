@@ -13,7 +13,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Rates:
+class Solution:
     """What a method found, in the data's units.
 
     Attributes:
