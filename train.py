@@ -212,9 +212,8 @@ class Trainer(Parts):
         self.checkpoints.note({metric.name: metric.value for metric in metrics})
         if processes.first:
             pages = self.suite.pages.items()
-            write_report(
-                self.folder, {f"{name}: {title}": html for name, parts in pages for title, html in parts.items()}
-            )
+            figures = {f"{name}: {title}": html for name, parts in pages for title, html in parts.items()}
+            write_report(self.folder, figures, self.suite.skipped)
 
     def save(self, state: RunState) -> None:
         """Write a checkpoint, unless training has gone wrong since the last one."""

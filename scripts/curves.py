@@ -5,7 +5,6 @@
 unlearns, held against its targets and bounds, is drawn by unlearning_curve.py.
 """
 
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ from matplotlib.figure import Figure
 from balance.errors import UserError
 from balance.files import write_whole
 from conf.app.command import run_command, split_paths
-from eval.report.charts import COLOURS, STYLE, draw_metric, to_svg
+from eval.report.charts import STYLE, draw_metric, to_svg
+from eval.report.palette import PALETTE, RUNS
 from eval.report.rundata import RunData, load_run
 
 
@@ -40,23 +40,23 @@ def draw(runs: list[RunData], labels: list[str], metrics: list[str], given: dict
         figure = Figure(figsize=(3.9 * len(metrics), 3.1))
         panels: Any = figure.subplots(1, len(metrics), squeeze=False)[0]
         for axes, metric in zip(panels, metrics, strict=True):
-            for run, label, colour in zip(runs, labels, cycle(COLOURS), strict=False):
-                _line(axes, run, label, metric, colour)
+            for number, (run, label) in enumerate(zip(runs, labels, strict=True)):
+                _line(axes, run, label, metric, RUNS[number % len(RUNS)], number)
             axes.set_title(metric.replace("/", ": ").replace("_", " "), loc="left", fontsize=9)
             axes.set_xlabel("samples seen")
             axes.xaxis.set_major_formatter("{x:,.0f}")
-            axes.axhline(0, color="#444444", linewidth=0.8)
+            axes.axhline(0, color=PALETTE["soft"].light, linewidth=0.8)
         handles, names = panels[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="upper left", bbox_to_anchor=(0, 0), frameon=False, fontsize=8, ncols=2)
         figure.tight_layout()
         return to_svg(figure, given.get("title", " and ".join(metrics)))
 
 
-def _line(axes: Any, run: RunData, label: str, metric: str, colour: str) -> None:
+def _line(axes: Any, run: RunData, label: str, metric: str, colour: str, number: int) -> None:
     rows = run.evaluated().get(metric)
     if not rows:
         raise UserError(f"{run.folder} has not measured {metric}.")
-    draw_metric(axes, rows, colour, label)
+    draw_metric(axes, rows, colour, label, number)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from balance.common.terminal import say
 from balance.errors import UserError
 from balance.files import whole_file
 from conf.app.command import run_command
-from eval.report.charts import COLOURS, draw_metric
+from eval.report.charts import draw_metric
+from eval.report.palette import KINDS
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
@@ -36,7 +37,7 @@ def main(arguments: list[str]) -> int:
     figure, panels = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     limits = {"bias": outcome["targets"], "quality": outcome["quality"]}
     for panel, (title, wanted) in zip(panels, limits.items(), strict=True):
-        for colour, (name, limit) in zip(cycle(COLOURS), wanted.items(), strict=False):
+        for colour, (name, limit) in zip(cycle(KINDS), wanted.items(), strict=False):
             draw_metric(panel, series[name], colour, name)
             level = limit if title == "bias" else series[name][0]["value"] - limit
             panel.axhline(level, color=colour, linestyle=":", linewidth=1)

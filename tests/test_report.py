@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from eval.report.page import TEMPLATES, format_number
+from eval.report.page import format_number
 from eval.report.run_charts import association_test_chart
 from eval.report.run_page import render, write_report
 from eval.report.run_tables import answer, concept_table, headline_table, verdict
 from eval.report.rundata import load_run
 from eval.report.summary import summarise
 from models.training.provenance import write_provenance
-from tests.browser import browse
 from tests.made_run import make_run
 
 
@@ -133,43 +132,22 @@ def test_nothing_is_loaded_from_anywhere(tmp_path: Path) -> None:
     assert [link for link in links if not link.startswith(("data:", "#"))] == []
 
 
-def test_in_a_browser_tables_sort_and_search_without_errors(tmp_path: Path) -> None:
-    runs = [load_run(make_run(tmp_path, "a", rb=0.1)), load_run(make_run(tmp_path, "b"))]
-    script = """
-      var table = document.getElementById("concept-table"), button = table.querySelectorAll("thead button")[2];
-      var rows = () => Array.from(table.tBodies[0].rows).filter(row => !row.hidden);
-      var names = () => rows().map(row => row.cells[0].textContent);
-      button.click(); var up = names(); button.click(); var down = names();
-      var box = table.parentNode.querySelector("input[type=search]");
-      box.value = "nurse"; box.dispatchEvent(new Event("input"));
-      report({up: up, down: down, found: names(), charts: document.querySelectorAll("svg[role=img]").length,
-              sort: table.querySelectorAll("thead th")[2].getAttribute("aria-sort")});
-    """
-    for width in (1280, 390):
-        found = browse(tmp_path, render(runs), script, width)
-        assert found["errors"] == []
-        assert found["up"] == ["nurse", "<b>chef</b>"]
-        assert found["down"] == ["<b>chef</b>", "nurse"]
-        assert found["found"] == ["nurse"]
-        assert found["sort"] == "descending"
-        assert found["charts"] >= 5
-        assert found["wide"] == []
-
-
-def test_figures_sort_as_figures(tmp_path: Path) -> None:
-    rows = "".join(f"<tr><td>{text}</td></tr>" for text in ("1,200", "9", "-3.5 [-4, -3]", "80"))
-    table = f'<table class="sortable" id="t"><thead><tr><th>n</th></tr></thead><tbody>{rows}</tbody></table>'
-    page = (TEMPLATES / "base.html").read_text().replace("{% block body %}{% endblock %}", table)
-    script = """
-      document.querySelector("thead button").click();
-      report({order: Array.from(document.querySelectorAll("td")).map(cell => cell.textContent)});
-    """
-    assert browse(tmp_path, page, script, 800)["order"] == ["-3.5 [-4, -3]", "9", "80", "1,200"]
-
-
-def test_the_browser_test_sees_errors(tmp_path: Path) -> None:
-    found = browse(tmp_path, "<body><script>nothing.here()</script></body>", "report({})", 400)
-    assert found["errors"]
+def test_what_evaluations_left_out_is_shown(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "one")
+    sets = {
+        "held_out": {
+            "images": 1200,
+            "left_out": {"undecodable picture": 3, "no caption": 1},
+            "examples": {"no caption": "x<7>"},
+        },
+        "faces": {"images": 50, "left_out": {}, "examples": {}},
+    }
+    (run / "evaluation_sets.json").write_text(json.dumps(sets))
+    page = write_report(run, {}, ["ieat is skipped: there is no ../data"]).read_text()
+    assert '4 samples of the evaluation sets could not be used and are left out: <a href="#sets">' in page
+    assert "3 × undecodable picture; 1 × no caption <small>(such as x&lt;7&gt;)</small>" in page
+    assert "ieat is skipped: there is no ../data" in page
+    assert "ieat is skipped" in write_report(run).read_text(), "pages that are made later know it too"
 
 
 def test_a_run_of_an_earlier_version_is_drawn_too(tmp_path: Path) -> None:

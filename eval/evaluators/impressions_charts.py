@@ -6,7 +6,8 @@ import matplotlib
 from matplotlib.figure import Figure
 from scipy.cluster import hierarchy
 
-from eval.report.charts import COLOURS, STYLE, to_svg
+from eval.report.charts import STYLE, to_svg
+from eval.report.palette import KINDS, THIS
 from eval.stats import Floats
 
 
@@ -24,14 +25,15 @@ def dendrograms(
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 1.0 + 0.18 * len(names)))
         sides = figure.subplots(1, 2, gridspec_kw={"wspace": 0.95})
-        for axes, links, title, orientation in zip(sides, (human, model), titles, ("left", "right"), strict=True):
+        parts = zip(sides, (human, model), titles, ("left", "right"), (KINDS[1], THIS), strict=True)
+        for axes, links, title, orientation, colour in parts:
             hierarchy.dendrogram(
                 links,
                 labels=list(names),
                 ax=axes,
                 orientation=orientation,
                 color_threshold=0,
-                above_threshold_color=COLOURS[0],
+                above_threshold_color=colour,
                 leaf_font_size=8,
             )
             axes.set_title(title, fontsize=10, fontweight="bold")

@@ -5,25 +5,35 @@ from collections.abc import Sequence
 from typing import Any
 
 from balance.common.metric import Row
-from eval.report.charts import dumbbell_chart, forest_chart, forest_charts, frontier_chart, line_chart
+from eval.report.charts import Panel, dumbbell_chart, forest_chart, forest_charts, frontier_chart, line_chart
 from eval.report.rundata import RunData
 
-MOST_LINES = 7  # as many as there are colours
+MOST_LINES = 7  # more are told apart by nobody
 FEWEST = 30  # samples of known attribute behind a concept's share that is drawn
 
 
 def headline_chart(runs: Sequence[RunData]) -> str | None:
     """Bias and quality, each run's last values with intervals: what balancing did, in one picture."""
-    panels = []
+    panels = _headline_panels(runs)
+    return forest_charts("Bias and quality", panels) if panels else None
+
+
+def headline_charts(runs: Sequence[RunData]) -> list[str]:
+    """The same as a chart each for bias and for quality."""
+    return [forest_chart(*panel) for panel in _headline_panels(runs)]
+
+
+def _headline_panels(runs: Sequence[RunData]) -> list[Panel]:
+    panels: list[Panel] = []
     titles = {"bias": "Bias (0 is none)", "quality": "Quality (more is better)"}
     for direction, title in titles.items():
         labels = [(label, name) for label, name in runs[0].headline.items() if runs[0].direction(name) == direction]
         groups = [(run.name, [run.last(name) for _, name in labels]) for run in runs[:MOST_LINES]]
         if len(runs) == 1:
-            groups = [("before training", [runs[0].first(name) for _, name in labels]), *groups]
+            groups.append(("before training", [runs[0].first(name) for _, name in labels]))
         if labels:
             panels.append((title, [label for label, _ in labels], groups, "", direction == "bias"))
-    return forest_charts("Bias and quality", panels) if panels else None
+    return panels
 
 
 def data_charts(data: Row) -> list[str]:
@@ -65,15 +75,25 @@ def _family(title: str, names: list[str], run: RunData) -> str:
 
 
 def _over_runs(name: str, runs: Sequence[RunData]) -> str:
-    lines = [_line(run.name, run.series[name]) for run in runs[:MOST_LINES] if run.series.get(name)]
+    lines = _lines_of_runs(runs, name)
     marks = [mark for run in runs for mark in run.stages()]
     return line_chart(name.replace("_", " "), [], lines, "samples seen", zero=_signed(lines), marks=marks)
 
 
-def _line(label: str, rows: Sequence[Row]) -> dict[str, Any]:
+def _lines_of_runs(runs: Sequence[RunData], name: str) -> list[dict[str, Any]]:
+    """A line for each run that has the metric, in the run's colour on all charts."""
+    return [
+        _line(run.name, run.series[name], {0: "this", 1: "other"}.get(number, f"kind{1 + (number - 2) % 4}"))
+        for number, run in enumerate(runs[:MOST_LINES])
+        if run.series.get(name)
+    ]
+
+
+def _line(label: str, rows: Sequence[Row], role: str | None = None) -> dict[str, Any]:
     ends = all(row["low"] is not None for row in rows)
     return {
         "label": label,
+        "role": role,
         "x": [row["samples"] for row in rows],
         "y": [row["value"] for row in rows],
         "low": [row["low"] for row in rows] if ends else None,
@@ -131,7 +151,7 @@ def accepted_chart(run: RunData) -> list[str]:
         if name.startswith("accepted/share["):
             label = label_of(name)
             planned = run.series.get(f"accepted/planned_share[{label}]", [])
-            lines = [_line("accepted", run.series[name]), _line("planned", planned)]
+            lines = [_line("accepted", run.series[name], "this"), _line("planned", planned, "soft")]
             charts.append(line_chart(f"Share of {label} among accepted pairs", [], lines, "samples seen"))
     return charts
 
@@ -147,7 +167,7 @@ def training_charts(runs: Sequence[RunData]) -> list[str]:
         line_chart(
             title,
             [],
-            [_line(run.name, run.series[name]) for run in runs[:MOST_LINES] if run.series.get(name)],
+            _lines_of_runs(runs, name),
             "samples seen",
             marks=runs[0].stages(),
         )

@@ -14,21 +14,25 @@ from eval.report import run_charts as charts
 from eval.report.page import render_page
 from eval.report.run_tables import all_metrics, answer, concept_table, headline_table, unequal_length
 from eval.report.rundata import RunData, load_run
+from eval.report.sets_table import sets_rows
 
 
-def write_report(folder: Path, figures: dict[str, str] | None = None) -> Path:
+def write_report(folder: Path, figures: dict[str, str] | None = None, remarks: Sequence[str] = ()) -> Path:
     """Build `report.html` of a run anew from the files of its folder.
 
     Args:
         folder: the run's folder.
-        figures: charts of this evaluation, title -> HTML; kept in the folder for later pages.
+        figures: charts of this evaluation, title -> HTML; kept in the folder for later pages, as are
+        remarks: sentences on what the evaluations could not measure.
 
     Returns:
         The path of the page.
     """
     if figures is not None:
         rows = [{"title": title, "html": html} for title, html in figures.items()]
-        write_whole(folder / "figures.json", json.dumps({"figures": rows}, ensure_ascii=False))
+        write_whole(
+            folder / "figures.json", json.dumps({"figures": rows, "remarks": list(remarks)}, ensure_ascii=False)
+        )
     run = load_run(folder)
     return write_whole(folder / "report.html", render([run, *_baseline(run)]))
 
@@ -51,7 +55,7 @@ def render(runs: Sequence[RunData], title: str | None = None, paired: Sequence[d
         answer=answer(runs, table),
         unequal=unequal_length(runs),
         headline=table,
-        headline_chart=charts.headline_chart(runs),
+        headline_charts=charts.headline_charts(runs),
         data_charts=charts.data_charts(run.data),
         curves=charts.curves(runs),
         frontiers=charts.frontier_charts(runs),
@@ -64,6 +68,7 @@ def render(runs: Sequence[RunData], title: str | None = None, paired: Sequence[d
         speed=_speed(runs),
         metrics=all_metrics(runs),
         paired=paired,
+        sets=sets_rows(run.sets),
         provenance=_provenance(runs),
         configs=[(one.name, yaml.safe_dump(one.config, sort_keys=False, allow_unicode=True)) for one in runs],
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

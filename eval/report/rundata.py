@@ -23,6 +23,8 @@ class RunData:
         data: what balancing does to the data (`plan/data.json`), {} if there is no plan yet.
         figures: charts that evaluators made at the last evaluation: dicts of `title` and `html`.
         provenance: versions, commit, device, hashes; {} if not recorded.
+        sets: images and what was left out of each evaluation set (`evaluation_sets.json`); {} if not recorded.
+        remarks: what the evaluations could not measure or do otherwise than published, a sentence each.
     """
 
     folder: Path
@@ -31,6 +33,8 @@ class RunData:
     data: dict[str, Any]
     figures: list[Row] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=dict)
+    sets: dict[str, Any] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -117,6 +121,8 @@ def load_run(folder: Path, groups: Sequence[str] = ("eval",)) -> RunData:
         data=_read_json(folder / "plan" / "data.json"),
         figures=figures.get("figures", []),
         provenance=_read_json(folder / "provenance.json"),
+        sets=_read_json(folder / "evaluation_sets.json"),
+        remarks=figures.get("remarks", []),
     )
 
 

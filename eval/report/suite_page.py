@@ -8,6 +8,7 @@ from typing import Any
 
 from eval.report.charts import forest_chart
 from eval.report.page import render_page
+from eval.report.sets_table import sets_rows
 
 Row = dict[str, Any]
 FEWEST, MOST = 3, 40  # members of a family that make a chart
@@ -89,9 +90,26 @@ def render_suite(facts: Mapping[str, Any], rows: Sequence[Row], pages: Mapping[s
         "suite.html",
         facts=facts,
         headline=_headline(facts, rows),
+        sets=sets_rows(_sets(facts)),
+        remarks=_remarks(facts),
         sections=_sections(facts, rows, pages),
         total=facts["seconds"]["all"],
     )
+
+
+def _sets(facts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    left_out = facts.get("left_out") or {}
+    return {name: {"images": images, "left_out": left_out.get(name, {})} for name, images in facts["sets"].items()}
+
+
+def _remarks(facts: Mapping[str, Any]) -> list[str]:
+    """What can't be measured, differs from what was published, or was cut, a sentence each."""
+    remarks, cut = list(facts["skipped"]), facts["truncated"]
+    if cut:
+        some = "; ".join(f"“{text[:80]}{'…' if len(text) > 80 else ''}”" for text in cut[:3])
+        more = "; and more" if len(cut) > 3 else ""
+        remarks.append(f"The tokenizer cut {len(cut)} text(s), so that their ends count for nothing: {some}{more}.")
+    return remarks
 
 
 def _headline(facts: Mapping[str, Any], rows: Sequence[Row]) -> list[tuple[str, Row]]:

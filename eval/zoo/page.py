@@ -5,10 +5,10 @@ from typing import Any
 
 import matplotlib
 import pandas as pd
-from matplotlib.figure import Figure
 
-from eval.report.charts import COLOURS, forest_chart, to_svg
+from eval.report.charts import MARKERS, STYLE, forest_chart, legend_below, new_figure, to_svg
 from eval.report.page import render_page
+from eval.report.palette import KINDS
 from eval.zoo.regression import Fit
 
 MOST = 30  # rows of a chart
@@ -72,20 +72,24 @@ def _points(found: Analysis) -> str:
     quality = found.table[found.table["name"] == found.quality].set_index("model")["value"]
     facts = found.table.drop_duplicates("model").set_index("model")
     families = facts["dataset_family"] if "dataset_family" in facts else pd.Series("", index=facts.index)
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "counterbalance", "font.size": 9}):
-        figure = Figure(figsize=(4.6, 3.2))
+    title, words = "Each model: size of association effects against quality", []
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(title, 3.4)
         axes = figure.add_subplot()
         for number, (family, members) in enumerate(families.fillna("unknown").groupby(families.fillna("unknown"))):
             both = pd.concat([quality, sizes], axis=1, join="inner").reindex(members.index).dropna()
-            colour = COLOURS[number % len(COLOURS)]
+            x, y = both.iloc[:, 0], both.iloc[:, 1]
             axes.scatter(
-                both.iloc[:, 0], both.iloc[:, 1], label=str(family), color=colour, marker="osD^vPX"[number % 7]
+                x, y, label=str(family), color=KINDS[number % len(KINDS)], marker=MARKERS[number % len(MARKERS)]
             )
+            words += [
+                f"{model} ({family}): {found.quality} {one:.3g}, mean |d| {size:.3g}"
+                for model, one, size in zip(both.index, x, y, strict=True)
+            ]
         axes.set_xlabel(found.quality)
         axes.set_ylabel("mean |d| of association tests")
-        axes.set_title("Each model", loc="left", fontsize=10, fontweight="bold")
-        axes.legend(frameon=False, fontsize=8)
-        return to_svg(figure, "Each model")
+        legend_below(figure, axes)
+        return to_svg(figure, title, words)
 
 
 def _tables(found: Analysis) -> list[tuple[str, str, list[str], list[dict[str, Any]]]]:
