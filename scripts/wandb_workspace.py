@@ -11,6 +11,7 @@ from typing import Any
 from balance.errors import UserError
 from conf.app.command import run_command, split_options
 from eval.report.rundata import RunData, load_run
+from models.training.wandb_mirror import server, server_trouble
 
 DEFAULTS = {"run": "", "entity": "", "project": "", "name": "Counterbalance", "dry_run": False}
 
@@ -23,6 +24,8 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         import wandb_workspaces.workspaces as ws
+
+        import wandb
     except ImportError as error:
         raise UserError("Workspaces need one more package: pip install -e '.[dashboards]'.") from error
     run = load_run(Path(options["run"]))
@@ -35,13 +38,18 @@ def main(arguments: list[str]) -> int:
     entity = options["entity"] or track.get("entity")
     if not entity:
         raise UserError("Whose workspace it is must be given: entity=<W&B user or team>.")
+    if trouble := server_trouble():
+        raise UserError(f"The W&B server {server()} {trouble}; a workspace is saved there.")
     workspace = ws.Workspace(
         entity=entity,
         project=options["project"] or track["project"],
         name=options["name"],
         sections=build(sections),
     )
-    workspace.save()
+    try:
+        workspace.save()
+    except wandb.Error as error:
+        raise UserError(f"The W&B server {server()} did not save the workspace: {error}") from error
     print(f"Workspace: {workspace.url}")
     return 0
 

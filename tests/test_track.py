@@ -1,11 +1,7 @@
-"""What is logged, read back from the files; and a W&B server that is not there."""
+"""What is logged, read back from the files."""
 
-import socket
-import time
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from balance.common.metric import Metric, read_metrics
 from models.training.tracker import Tracker
@@ -62,21 +58,6 @@ def test_what_wandb_is_told(tmp_path: Path) -> None:
         0.6,
         0.5,
     ]
-
-
-def test_a_server_that_does_not_answer_costs_seconds_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with socket.socket() as taken:  # bound, but not listening: connections are refused
-        taken.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{taken.getsockname()[1]}")
-        start = time.monotonic()
-        tracker = Tracker(tmp_path, True, "mine", {**CONFIG, "track": {**CONFIG["track"], "wandb": "online"}})
-        tracker.log(evaluation(0.3, 0.2), 0, 0, 0)
-        tracker.close()
-    assert time.monotonic() - start < 60
-    assert "does not answer; this run is kept offline" in capsys.readouterr().err
-    assert read_offline(tmp_path)["history"]
 
 
 def test_other_processes_write_nothing(tmp_path: Path) -> None:
