@@ -23,9 +23,8 @@ def main(arguments: list[str]) -> int:
         print(__doc__)
         return 2
     try:
-        import wandb_workspaces.workspaces as ws
-
         import wandb
+        import wandb_workspaces.workspaces as ws
     except ImportError as error:
         raise UserError("Workspaces need one more package: pip install -e '.[dashboards]'.") from error
     run = load_run(Path(options["run"]))

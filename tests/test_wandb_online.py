@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 
 import train
-import wandb
 from balance.common.metric import Metric, read_metrics
 from balance.errors import UserError
 from conf.app.cli import launch
@@ -33,6 +33,7 @@ WANDB = [sys.executable, "-m", "wandb"]
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WandbServer]:
     wandb.teardown()  # it keeps the settings of its first use
     monkeypatch.setenv("HOME", str(tmp_path / "home"))  # no .netrc, no settings of the user
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))  # or the client's logs come into the checkout
     monkeypatch.setattr(wandb_mirror, "SECONDS_TO_ANSWER", 0.5)
     with WandbServer() as found:
         for name, value in found.environment().items():
@@ -161,7 +162,8 @@ def sync(note: str) -> None:
     """Do what a note says."""
     found = re.search(r"Send it later: wandb (sync \S+)", note)
     assert found
-    done = subprocess.run([*WANDB, *found[1].split()], capture_output=True, text=True, timeout=120, check=False)
+    folder, command = found[1].split()[1], [*WANDB, *found[1].split()]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
