@@ -3,6 +3,8 @@
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ import train
 from balance.errors import UserError
 from balance.labels.pictures import PROMPTS_FOLDER, load_prompts
 from conf.app.cli import compose
+from conf.app.dry_run import undecidable
 from models.factory import create
 from models.losses import ContrastiveLoss, contrastive_loss
 from models.training.cost import measure_cost, shape_of
@@ -167,3 +170,15 @@ def test_a_mistake_is_an_error_in_a_dry_run_too(tmp_path: Path) -> None:
     people_shards(tmp_path / "eval", [10])
     with pytest.raises(UserError, match="did you mean 'woman'"):
         train.main(compose(tiny_overrides(tmp_path, tmp_path / "runs", "dry_run=true", "balance.target={wmoan: 0.5}")))
+
+
+def test_targets_that_a_set_is_too_small_for_are_told() -> None:
+    evaluators = {"rb": {"kind": "parity"}, "d": {"kind": "eat"}}
+    wanted = {"rb/mean_parity": 0.05, "d/mean_size": 0.05, "rb/share": 0.5}
+    config: Any = SimpleNamespace(stop=SimpleNamespace(targets=wanted), eval=SimpleNamespace(evaluators=evaluators))
+    (told,) = undecidable(config, {"rb/mean_parity": 95, "d/mean_size": 95, "rb/share": 95})
+    assert told == (
+        "stop.targets.rb/mean_parity=0.05 can't be decided on 95 images: the interval may be as wide as the "
+        "value ±0.20; about 6,147 images would decide it."
+    )
+    assert undecidable(config, {"rb/mean_parity": 6147, "rb/share": None}) == []
