@@ -4,6 +4,12 @@
 
 Beside the groups `data` and `attributes` of train.py: out (folder), workers (processes; 0 works in this one), engine
 (local or ray), ray.address, check_images, need_caption, max_bad, progress, device and precision (of a picture model).
+
+Tables of metadata in place of shards, where there are no pictures yet:
+
+    python scripts/annotate.py data.train=tables 'data.columns={key: uid, caption: text}' attributes=captions out=labels
+
+data.where, a condition on their columns in DuckDB's SQL, keeps some of the rows.
 """
 
 import sys
@@ -20,9 +26,10 @@ from balance.common.terminal import say
 from balance.common.workers import cores
 from balance.errors import UserError
 from balance.labels.annotate import annotate_shards
-from balance.labels.annotators import EncoderFactory
+from balance.labels.annotators import Annotator, EncoderFactory
 from balance.labels.attributes import build_annotator
 from balance.labels.pictures import Encoder, doubtful_labels
+from balance.labels.rows import TableRows, expand_tables
 from balance.labels.summary import Summary
 from balance.stream.shards import expand_shards
 from conf.app.cli import compose
@@ -39,6 +46,8 @@ OPTIONS: dict[str, Any] = {
     "progress": True,
     "device": "auto",
     "precision": "auto",
+    "data.columns": None,
+    "data.where": "",
 }
 
 
@@ -49,9 +58,15 @@ def main(arguments: list[str]) -> None:
     config = compose(overrides)
     if options["out"] is None:
         raise UserError("out must be given: the folder for the attribute files, as in out=attributes.")
-    shards = expand_shards(config.data.train, "data.train", config.data.allow_pipe)
-    annotator = build_annotator(config.attributes, _encoder(options), shards)
-    print(f"{len(shards)} shards; {len(annotator.s_names)} attribute columns, {len(annotator.y_names)} concepts")
+    tables = options["data.columns"] is not None or bool(options["data.where"])
+    if tables:
+        shards = expand_tables(config.data.train)
+        annotator = build_annotator(config.attributes, _encoder(options))
+    else:
+        shards = expand_shards(config.data.train, "data.train", config.data.allow_pipe)
+        annotator = build_annotator(config.attributes, _encoder(options), shards)
+    what = "parts of tables" if tables else "shards"
+    print(f"{len(shards)} {what}; {len(annotator.s_names)} attribute columns, {len(annotator.y_names)} concepts")
     for sentence in doubtful_labels(config.attributes):
         say(f"note: {sentence}")
     annotate_shards(
@@ -66,7 +81,15 @@ def main(arguments: list[str]) -> None:
         engine=str(options["engine"]),
         ray_address=options["ray.address"],
         report=_print_summary,
+        rows=_rows(options, annotator) if tables else None,
     )
+
+
+def _rows(options: Mapping[str, Any], annotator: Annotator) -> TableRows:
+    named = options["data.columns"] or {"key": "key", "caption": "caption"}
+    if not isinstance(named, Mapping):
+        raise UserError(f"data.columns={named} must be a mapping, as in data.columns={{key: uid, caption: text}}.")
+    return TableRows(dict(named), options["data.where"] or None, "meta" in annotator.needs)
 
 
 def _encoder(options: Mapping[str, Any]) -> EncoderFactory:

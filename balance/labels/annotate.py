@@ -16,6 +16,7 @@ from balance.labels.annotate_ray import run_ray
 from balance.labels.annotate_shard import ShardTask, annotate_shard
 from balance.labels.annotators import Annotator
 from balance.labels.attributes import attribute_path, is_current, read_meta
+from balance.labels.rows import TableRows
 from balance.labels.summary import Summary
 from balance.progress import ProgressLine
 
@@ -34,11 +35,12 @@ def annotate_shards(
     engine: str = "local",
     ray_address: str | None = None,
     report: Callable[[Summary], None] | None = None,
+    rows: TableRows | None = None,
 ) -> list[Path]:
     """Write the attribute files of shards, skipping those that are done and unchanged.
 
     Args:
-        shards: addresses of tar shards.
+        shards: addresses of tar shards; or of parts of tables, from `expand_tables`.
         annotator: from `build_annotator`.
         out: folder of the attribute files.
         workers: processes; 0 works in this one. Pictures are labelled in this process, where the model is.
@@ -50,6 +52,7 @@ def annotate_shards(
         engine: `local`, or `ray` for Ray Data (the same files, byte for byte).
         ray_address: of a running Ray cluster; by default one is started on this machine.
         report: is handed the summary at the end; by default it is logged.
+        rows: what is read of tables; None for shards.
 
     Returns:
         The files, in the order of the shards.
@@ -61,9 +64,11 @@ def annotate_shards(
     if engine not in ("local", "ray"):
         raise UserError(f"engine={engine!r} is neither local nor ray.")
     started = time.monotonic()
-    task = ShardTask(annotator, Path(out), check_images, need_caption)
+    if rows is not None and (engine == "ray" or "image" in annotator.needs):
+        raise UserError("Tables of metadata are labelled with engine=local, by their columns: they hold no pictures.")
+    task = ShardTask(annotator, Path(out), check_images, need_caption, rows)
     files = [attribute_path(out, url) for url in shards]
-    current = [is_current(path, url, annotator.fingerprint) for path, url in zip(files, shards, strict=True)]
+    current = [is_current(path, url, task.fingerprint) for path, url in zip(files, shards, strict=True)]
     summary = Summary(files=files, done=sum(current))
     for path, is_done in zip(files, current, strict=True):
         if is_done:

@@ -10,6 +10,7 @@ import numpy as np
 from balance.errors import UserError
 from balance.labels.annotators import Annotator
 from balance.labels.attributes import Faults, attribute_path, shard_identity, write_attributes
+from balance.labels.rows import Row, TableRows, read_rows
 from balance.stream.damage import Damage
 from balance.stream.samples import (
     IMAGE_EXTENSIONS,
@@ -24,6 +25,8 @@ from balance.stream.samples import (
 REPEATED = "key repeated in its shard"
 APART = "members of a sample that do not stand together"
 DOTS = "a dot in the key"
+NO_KEY = "no key"
+NO_CAPTION = "no caption"
 _MOST_EXTENSIONS = 8  # named where samples have no image
 _BATCH = 4096
 _BATCH_WITH_IMAGES = 256
@@ -38,12 +41,20 @@ class ShardTask:
         out: folder of the attribute files.
         check_images: read each picture's header.
         need_caption: a sample without caption is bad.
+        rows: what is read of parquet tables; None for shards.
     """
 
     annotator: Annotator
     out: Path
     check_images: bool = True
     need_caption: bool = True
+    rows: TableRows | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that decides the labels."""
+        made = self.annotator.fingerprint
+        return made if self.rows is None else self.rows.fingerprint(made)
 
 
 class ShardBuilder:
@@ -97,6 +108,21 @@ class ShardBuilder:
         except BadSample as bad:
             self._count_bad(raw, bad.cause)
             return
+        self._take(sample)
+
+    def add_row(self, row: Row) -> None:
+        """Check a row of a table, and keep what the annotator needs of it."""
+        cause = NO_KEY if not row.key else NO_CAPTION if self._task.need_caption and not row.captions else None
+        if cause is None and row.key in self._seen:
+            cause = REPEATED
+        if cause is not None:
+            self.bad[cause] += 1
+            self.examples.setdefault(cause, f"{row.key!r}"[:90])
+            return
+        assert row.key is not None
+        self._take(Sample(row.key, b"", row.captions, row.meta))
+
+    def _take(self, sample: Sample) -> None:
         self._seen.add(sample.key)
         image = sample.image if self._with_images else b""
         self._waiting.append(replace(sample, image=image, shard=self._url))
@@ -120,9 +146,9 @@ class ShardBuilder:
         s, y = np.concatenate(self._s), np.concatenate(self._y)
         examples = {cause: self.examples[cause] for cause in self.bad}
         faults = Faults(dict(self.bad), examples, self.damage)
-        annotator = self._task.annotator
+        annotator, made = self._task.annotator, self._task.fingerprint
         differ = annotator.take_disagreements()
-        write_attributes(path, self._keys, s, y, annotator, self._url, self._identity, faults, differ)
+        write_attributes(path, self._keys, s, y, annotator, self._url, self._identity, faults, differ, made)
         return path
 
 
@@ -141,12 +167,16 @@ def _describe(raw: RawSample) -> str:
 
 
 def annotate_shard(task: ShardTask, url: str) -> Path:
-    """Annotate one shard and write its attribute file.
+    """Annotate one shard, or one part of a table, and write its attribute file.
 
     Raises:
         UserError: the shard can't be opened, or the annotator can't go on (a table that lacks its keys).
     """
     builder = ShardBuilder(task, url)
+    if task.rows is not None:
+        for row in read_rows(url, task.rows):
+            builder.add_row(row)
+        return builder.write()
     for raw in read_shard(url, on_bad=builder.note_damage):
         builder.add(raw)
     return builder.write()

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from balance.errors import UserError
 from balance.files import whole_file
 from balance.labels.annotators import Annotator, build_annotator
+from balance.labels.rows import split_part
 from balance.stream.damage import Damage, without_suffix
 from balance.stream.opening import is_local
 
@@ -79,11 +80,11 @@ class ShardAttributes:
 
 def canonical_url(url: str) -> str:
     """The same address for the same shard, however its path was typed."""
-    return os.path.abspath(url) if is_local(url) else url
+    return os.path.abspath(url) if is_local(url) else url  # a part of a table keeps its row groups
 
 
 def shard_identity(url: str) -> dict[str, int]:
-    """What tells that a local shard has changed: its size in bytes and time of change. Empty for remote addresses.
+    """What tells that a local shard or table has changed: size in bytes, time of change. Empty for remote addresses.
 
     Raises:
         UserError: a local shard that is not there.
@@ -91,7 +92,7 @@ def shard_identity(url: str) -> dict[str, int]:
     if not is_local(url):
         return {}
     try:
-        stat = os.stat(url)
+        stat = os.stat(split_part(url)[0])
     except OSError as error:
         raise UserError(f"The shard {url} can't be read: {error.strerror}.") from error
     return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
@@ -129,6 +130,7 @@ def write_attributes(
     identity: Mapping[str, int],
     faults: Faults,
     disagreements: Mapping[str, list[int]] | None = None,
+    fingerprint: str | None = None,
 ) -> None:
     """Write an attribute file, whole or not at all.
 
@@ -142,6 +144,7 @@ def write_attributes(
         identity: `shard_identity(url)` from before the shard was read.
         faults: what is wrong with the shard.
         disagreements: by column, samples that several sources know, and on how many of them these differ.
+        fingerprint: of what made the labels; by default the annotator's.
     """
     words = pack_concepts(y)
     columns: dict[str, Any] = {"key": pa.array(list(keys), pa.string())}
@@ -150,7 +153,8 @@ def write_attributes(
     meta = {
         "version": FORMAT_VERSION, "s_names": annotator.s_names, "y_names": annotator.y_names, "proxies":
         annotator.proxies,
-        "shard": canonical_url(url), "shard_id": dict(identity), "annotator": annotator.fingerprint, "samples":
+        "shard": canonical_url(url), "shard_id": dict(identity), "annotator": fingerprint or
+        annotator.fingerprint, "samples":
         len(keys),
         **faults.to_dict(),
         "unknown": {name: int(np.isnan(s[:, k]).sum()) for k, name in enumerate(annotator.s_names)},
