@@ -25,7 +25,8 @@ from balance.files import whole_file
 from balance.labels.annotators import Annotator, build_annotator
 from balance.labels.rows import split_part
 from balance.stream.damage import Damage, without_suffix
-from balance.stream.opening import is_local
+from balance.stream.opening import is_local, scheme_of
+from balance.stream.stores import object_identity
 
 __all__ = ["Annotator", "ShardAttributes", "build_annotator", "read_attributes", "write_attributes"]
 
@@ -83,18 +84,20 @@ def canonical_url(url: str) -> str:
     return os.path.abspath(url) if is_local(url) else url  # a part of a table keeps its row groups
 
 
-def shard_identity(url: str) -> dict[str, int]:
-    """What tells that a local shard or table has changed: size in bytes, time of change. Empty for remote addresses.
+def shard_identity(url: str) -> dict[str, Any]:
+    """What tells that a shard has changed: its size in bytes, and its time of change or a store's tag of its content.
+
+    Empty for commands, which say nothing of what they will write.
 
     Raises:
-        UserError: a local shard that is not there.
+        UserError: a shard that is not there.
     """
-    if not is_local(url):
-        return {}
     try:
+        if not is_local(url):
+            return {} if scheme_of(url) == "pipe" else object_identity(url)
         stat = os.stat(split_part(url)[0])
     except OSError as error:
-        raise UserError(f"The shard {url} can't be read: {error.strerror}.") from error
+        raise UserError(f"The shard {url} can't be read: {error.strerror or error}.") from error
     return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
 
 
@@ -127,7 +130,7 @@ def write_attributes(
     y: npt.NDArray[np.uint8],
     annotator: Annotator,
     url: str,
-    identity: Mapping[str, int],
+    identity: Mapping[str, Any],
     faults: Faults,
     disagreements: Mapping[str, list[int]] | None = None,
     fingerprint: str | None = None,

@@ -1,4 +1,4 @@
-"""From a shard's address to its bytes: a path, `file:`, `http(s)://`, or a command that the user has allowed.
+"""From a shard's address to its bytes: a path, `file:`, `http(s)://`, a store, or a command that the user has allowed.
 
 Every address is parsed here, after its pattern was expanded and before anything is opened. No library is handed an
 address that was not parsed: WebDataset's own opener runs `pipe:` wherever it meets it.
@@ -6,22 +6,21 @@ address that was not parsed: WebDataset's own opener runs `pipe:` wherever it me
 
 import re
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, Protocol
+from typing import Protocol
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from balance.errors import UserError
+from balance.stream.stores import PACKAGES, open_object
 
 ALLOW_PIPE = "data.allow_pipe=true"
 _SCHEME = re.compile(r"(pipe|file):|([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _BROKEN_PIPE = (-13, 141)  # how a command ends, itself or by way of its shell, whose reader stopped early
-_CURL = [
-    *("curl", "--connect-timeout", "30", "--retry", "30", "--retry-delay", "2", "-fsSL", "--globoff"),
-    *("--proto", "=http,https", "--proto-redir", "=http,https", "--"),
-]
+_STORES = tuple(PACKAGES)
+_WEB = ("http", "https")
+_SIGNED = re.compile(r"[?&](?:[\w-]*signature|sig|token|access_token)=", re.IGNORECASE)
 
 
 class RefusedAddress(UserError):
@@ -70,12 +69,34 @@ def check_address(url: str, what: str, allow_pipe: bool) -> str:
                 f"{what}={url!r} would run a shell command for each shard; set {ALLOW_PIPE} if you trust it."
             )
         return ShellCommand(url)
-    if scheme not in ("", "http", "https"):
+    if scheme not in ("", *_WEB, *_STORES):
         raise RefusedAddress(
-            f"{what}={url!r}: {scheme}:// is not read; paths, file://, http:// and https:// are. Copy the shards to a "
-            f"disk, or read them by a command of your own: pipe:<command> with {ALLOW_PIPE}."
+            f"{what}={url!r}: {scheme}:// is not read; paths, file://, {'://, '.join((*_WEB, *_STORES))}:// are. Copy "
+            f"the shards to a disk, or read them by a command of your own: pipe:<command> with {ALLOW_PIPE}."
         )
+    if scheme:
+        _check_no_secret(url, what)
     return url
+
+
+def _check_no_secret(url: str, what: str) -> None:
+    """Addresses are written into runs, files and messages, so that they must hold no secret.
+
+    Raises:
+        RefusedAddress: a password before the machine's name, or a signature.
+    """
+    rest = url.partition("://")[2]
+    if "@" in rest.partition("/")[0] or _SIGNED.search(rest):
+        shown = rest.partition("/")[0].rpartition("@")[2]
+        raise RefusedAddress(
+            f"{what}: an address on {shown} holds a password or a signature, which would be written into the run's "
+            "files; give credentials in the environment or in ~/.netrc."
+        )
+
+
+def is_store(url: str) -> bool:
+    """Whether an address is of an object store, which can be listed."""
+    return scheme_of(url) in _STORES
 
 
 def _local_path(url: str, what: str) -> str:
@@ -104,32 +125,26 @@ def open_shard(url: str) -> Iterator[Readable]:
         with open(address, "rb") as file:
             yield file
     else:
-        with _run([*_CURL, address]) as output:
-            yield output
+        with open_object(address) as stream:
+            yield stream
 
 
 @contextmanager
-def _run(command: str | list[str]) -> Iterator["_Output"]:
-    """What a command writes; a text is run by the shell, a list without one."""
-    shell = isinstance(command, str)
-    with tempfile.TemporaryFile() as errors:
+def _run(command: str) -> Iterator["_Output"]:
+    """What a command writes that the shell runs."""
+    with subprocess.Popen(command, shell=True, stdout=subprocess.PIPE) as process:
         try:
-            process = subprocess.Popen(command, shell=shell, stdout=subprocess.PIPE, stderr=None if shell else errors)
-        except FileNotFoundError as error:
-            raise OSError(f"{command[0]} is not installed, which downloads shards") from error
-        with process:
-            try:
-                yield _Output(process, errors)
-            finally:
-                if process.poll() is None:  # its reader has stopped early
-                    process.kill()
+            yield _Output(process)
+        finally:
+            if process.poll() is None:  # its reader has stopped early
+                process.kill()
 
 
 class _Output:
     """The output of a command, which must succeed if it is read to its end."""
 
-    def __init__(self, process: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
-        self._process, self._errors = process, errors
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
 
     def read(self, size: int, /) -> bytes:
         """So many bytes, fewer at the end.
@@ -140,7 +155,5 @@ class _Output:
         assert self._process.stdout is not None
         data = self._process.stdout.read(size)
         if len(data) < size and (status := self._process.wait()) not in (0, *_BROKEN_PIPE):
-            self._errors.seek(0)
-            said = self._errors.read().decode(errors="replace").strip().rpartition("\n")[2]
-            raise OSError(re.sub(r"^curl: \(\d+\) ", "", said) or f"its command ended with status {status}")
+            raise OSError(f"its command ended with status {status}")
         return data

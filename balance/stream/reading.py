@@ -121,7 +121,7 @@ class _Source:
 def _opened(url: str) -> Iterator[_Source]:
     if not is_local(url):
         with open_shard(url) as stream:
-            yield _streamed(stream, None)
+            yield _streamed(stream, getattr(stream, "size", None))
         return
     with open(url, "rb") as file:
         status = os.fstat(file.fileno())

@@ -9,7 +9,8 @@ from braceexpand import alphabet, braceexpand
 
 from balance.errors import UserError
 from balance.stream.folders import is_shard, shards_below, shards_matching
-from balance.stream.opening import RefusedAddress, ShellCommand, check_address, is_local
+from balance.stream.opening import RefusedAddress, ShellCommand, check_address, is_local, is_store
+from balance.stream.stores import list_objects
 
 MOST_ADDRESSES = 1_000_000
 """Addresses that one pattern may stand for."""
@@ -21,8 +22,8 @@ def expand_shards(spec: str | Iterable[str], what: str = "data.train", allow_pip
     """Turn what the user typed into the list of shards, in a stable order.
 
     Args:
-        spec: a folder (all tars in it and below, packed ones and links included), a glob, a brace pattern
-            (`train-{00000..00005}.tar`), a path or address, or a list of any of these.
+        spec: a folder or a store's prefix (all tars in it and below, packed ones and links included), a glob, a brace
+            pattern (`train-{00000..00005}.tar`), a path or address, or a list of any of these.
         what: the name of the setting, for messages.
         allow_pipe: let `pipe:` addresses through, which run a shell command for each shard.
 
@@ -126,8 +127,27 @@ def _expand_one(entry: str, what: str, allow_pipe: bool) -> list[str]:
                 f"{what}={checked!r}: a server does not say which files match *; name the shards by a pattern such as "
                 "train-{00000..00099}.tar."
             )
-        shards += _matches(checked, entry, what) if is_local(checked) else [checked]
+        if is_local(checked):
+            shards += _matches(checked, entry, what)
+        else:
+            shards += _on_store(checked, what) if is_store(checked) else [checked]
     return shards
+
+
+def _on_store(url: str, what: str) -> list[str]:
+    """The shards that a prefix or a glob of a store names, sorted; an address that ends as a shard's does is one."""
+    glob = re.search(r"[*?]", url) is not None
+    if is_shard(url) and not glob:
+        return [url]
+    try:
+        objects = list_objects(url, glob)
+    except OSError as error:
+        cause = "there is no such bucket or prefix" if isinstance(error, FileNotFoundError) else str(error)
+        raise UserError(f"{what}: {url} can't be listed: {cause}.") from error
+    found = [check_address(name, what, allow_pipe=False) for name in objects if is_shard(name)]
+    if not found:
+        raise UserError(f"{what}: no object of {url} is a shard (.tar, .tar.gz, ...); {len(objects):,} others are.")
+    return found
 
 
 def _matches(pattern: str, entry: str, what: str) -> list[str]:

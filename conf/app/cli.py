@@ -25,6 +25,7 @@ from omegaconf.errors import ConfigKeyError, ConfigTypeError, OmegaConfBaseExcep
 
 from balance.common.allowed import check_values
 from balance.errors import UserError
+from balance.stream.stores import Storage, use_storage
 from conf.app.command import check_given_once, fail, guarded, tell_interrupts
 from conf.app.named_sets import check_named_sets
 from conf.app.run import not_begun
@@ -188,7 +189,7 @@ def _exists(config: DictConfig, key: str) -> bool:
 
 
 def to_config(raw: DictConfig) -> Config:
-    """Check a composed configuration against the schema and resolve it.
+    """Check a composed configuration against the schema and resolve it; stores are reached as it says from here on.
 
     Raises:
         UserError: a key that does not exist, a value of the wrong type or one that is not allowed, or one that must be
@@ -214,6 +215,7 @@ def to_config(raw: DictConfig) -> Config:
         raise UserError(f"The configuration can't be resolved: {' '.join(str(error).split())[:400]}") from error
     config = cast(Config, OmegaConf.to_object(typed))
     check_values(config)
+    use_storage(Storage(config.data.storage or {}, config.data.retries, config.data.timeout))
     return config
 
 

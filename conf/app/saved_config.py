@@ -13,7 +13,16 @@ from conf.app.schema import Config
 
 # Keys whose default does what was done before there was the key, although it is no empty one; and groups that do not
 # touch what is trained.
-NEUTRAL = ("device", "runs", "data.max_bad", "optim.layer_decay", "optim.accumulate", "stage.order")
+NEUTRAL = (
+    "device",
+    "runs",
+    "data.max_bad",
+    "data.retries",
+    "data.timeout",
+    "optim.layer_decay",
+    "optim.accumulate",
+    "stage.order",
+)
 BEFORE = {"data.holdout": 0.0}  # what was done before there was the key, where the default does something else
 BESIDE = ("track", "checkpoint", "dry")
 

@@ -33,6 +33,9 @@ class DataConfig:
     fast_decode: bool = False  # scaled JPEG decoding: faster, another filter; never used in evaluation
     max_bad: float = number(0.05, 0, 1)  # share of unusable samples at which a run stops
     allow_pipe: bool = False  # let `pipe:` addresses run shell commands
+    storage: dict[str, Any] | None = None  # endpoint_url, region, anon, profile, project, account_name; never a secret
+    retries: int = number(5, 0, 100)  # times that a failed request to a store is tried again
+    timeout: float = number(60.0, 0, 86_400, above=True)  # seconds after which a silent request has failed
 
     def __post_init__(self) -> None:
         smallest, largest = self.scale
