@@ -23,8 +23,9 @@ NEUTRAL = (
     "optim.accumulate",
     "stage.order",
 )
-BEFORE = {"data.holdout": 0.0}  # what was done before there was the key, where the default does something else
-BESIDE = ("track", "checkpoint", "dry")
+# What was done before there was the key, where the default does something else.
+BEFORE = {"data.holdout": 0.0, "stop.certain": False, "stop.in_a_row": 1}
+BESIDE = ("track", "checkpoint", "dry", "distributed")
 
 
 def read_stored(folder: Path) -> DictConfig:

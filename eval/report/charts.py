@@ -221,7 +221,7 @@ def dumbbell_chart(title: str, rows: Sequence[tuple[str, float, float]], x_label
 def set_rows(axes: Any, names: Sequence[str]) -> None:
     """Name the rows of a chart, the first on top."""
     axes.set_yticks(range(len(names)), [wrapped(str(name), LETTERS) for name in names], linespacing=0.95)
-    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_ylim(max(len(names), 1) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
 
 

@@ -45,8 +45,9 @@ def data_charts(data: Row) -> list[str]:
         often = [row for row in attribute["rows"] if row.get("known", 0) >= FEWEST] or attribute["rows"]
         often = sorted(often, key=lambda row: -abs(row["before"] - attribute["target"]) * row.get("known", 1) ** 0.5)
         rows = [(row["concept"], row["before"], row["after"]) for row in often[:30]]
-        title = f"Share of {attribute['attribute']} within each concept"
-        charts.append(dumbbell_chart(title, rows, "share among samples where it is known", attribute["target"]))
+        if rows:  # in small data no concept may be borne by anybody of known attribute
+            title = f"Share of {attribute['attribute']} within each concept"
+            charts.append(dumbbell_chart(title, rows, "share among samples where it is known", attribute["target"]))
     return charts
 
 
