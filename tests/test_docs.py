@@ -31,6 +31,7 @@ ELSEWHERE = (
     "laion",
     "hf-hub:",
     "=hf:",
+    "s3://",
     "../shared/data",
     "experiment=lite",
     "_lite",

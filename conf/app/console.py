@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: There is no command {given[0]!r}; {hint}", file=sys.stderr)
         return 2
     sys.argv = [str(known[name].path), *given[1:]]
-    runpy.run_module(known[name].module, run_name="__main__", alter_sys=False)
+    runpy.run_path(str(known[name].path), run_name="__main__")
     return 0
 
 
