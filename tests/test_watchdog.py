@@ -107,6 +107,14 @@ def test_nobody_complains_while_one_rank_works_for_all(moving: tuple[int, ...]) 
     assert not job.ended
 
 
+def test_a_rank_that_moves_asks_nothing_of_the_others() -> None:
+    """With a thousand ranks the store would otherwise be busy with that alone."""
+    job = Job(3)
+    job.let_pass(60, moving=(0,))
+    assert set(job.dogs[0]._seen) == {0}
+    assert set(job.dogs[1]._seen) == {0, 1, 2}
+
+
 def test_long_work_of_all_ranks_at_once_is_no_standstill() -> None:
     """As compiling is: no rank waits for another."""
     job = Job(2)

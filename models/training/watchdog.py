@@ -85,11 +85,13 @@ class Watchdog:
             "place": f"process {os.getpid()} on {socket.gethostname()}",
         }
         self.store.set(_key(self.rank), json.dumps(mine))
-        names = [(rank, _key(rank)) for rank in range(self.world)]
-        known = [(rank, name) for rank, name in names if self.store.check([name])]
-        values = self.store.multi_get([name for _, name in known])
+        before = self._seen.get(self.rank)
+        # A rank that moves has nothing to ask: with many ranks the store would be busy with that alone.
+        others = before is not None and before.told["beats"] == mine["beats"]
+        known = self._present() if others else [self.rank]
+        values = self.store.multi_get([_key(rank) for rank in known])
         self._heard = now = self._clock()
-        for (rank, _), value in zip(known, values, strict=True):
+        for rank, value in zip(known, values, strict=True):
             told = json.loads(value)
             before = self._seen.get(rank)
             answered = before is None or told["message"] != before.told["message"]
@@ -99,6 +101,13 @@ class Watchdog:
                 now if before is None or answered else before.answered,
                 now if before is None or moved else before.moved,
             )
+
+    def _present(self) -> list[int]:
+        """The ranks that have told anything yet."""
+        everyone = list(range(self.world))
+        if self.store.check([_key(rank) for rank in everyone]):
+            return everyone
+        return [rank for rank in everyone if self.store.check([_key(rank)])]
 
     def judge(self) -> None:
         """Say who is awaited once no rank has moved for a while; end the job after the timeout."""
