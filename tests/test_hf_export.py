@@ -22,24 +22,10 @@ from models.hf_export import check_form
 from models.hf_hub import check_push
 from scripts import export as export_script
 from tests.hf_models import clip_folder, siglip_folder, tokenizer
-from tests.small_model import CONFIG, build
+from tests.small_model import CONFIG, build, siglip_config
 from tests.test_transformers import TEXTS, VARIANTS, ours, pictures, pooled, processor
 
-SIGLIP = {
-    "embed_dim": 16,
-    "init_logit_bias": -10,
-    "custom_text": True,
-    "vision_cfg": {
-        "image_size": 32,
-        "timm_model_name": "siglip_w16_d2_h2_m40_p8_i32_gelu_e1e-06",
-        "timm_pool": "map",
-        "timm_proj": "none",
-    },
-    "text_cfg": {
-        **{"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-        **{"no_causal_mask": True, "proj_bias": True, "pool_type": "last", "norm_kwargs": {"eps": 1e-6}},
-    },
-}
+SIGLIP = siglip_config(text_layers=1)
 
 
 def written(bundle: ModelBundle, folder: Path) -> tuple[Any, Any]:

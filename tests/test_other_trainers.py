@@ -4,7 +4,6 @@ import argparse
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,23 +13,9 @@ from safetensors.torch import save_file
 from balance.errors import UserError
 from models.factory import ModelBundle, create
 from models.weights import fit_weights, read_weights
-from tests.small_model import CONFIG, build, features
+from tests.small_model import CONFIG, build, features, siglip_config
 
-SIGLIP: dict[str, Any] = {
-    "embed_dim": 16,
-    "init_logit_bias": -10,
-    "custom_text": True,
-    "vision_cfg": {
-        "image_size": 32,
-        "timm_model_name": "siglip_w16_d2_h2_m40_p8_i32_gelu_e1e-06",
-        "timm_pool": "map",
-        "timm_proj": "none",
-    },
-    "text_cfg": {
-        **{"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2},
-        **{"no_causal_mask": True, "proj_bias": True, "pool_type": "last", "norm_kwargs": {"eps": 1e-6}},
-    },
-}
+SIGLIP = siglip_config(text_layers=2)
 
 
 def epoch_file(bundle: ModelBundle, path: Path) -> None:
